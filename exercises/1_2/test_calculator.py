@@ -1,0 +1,354 @@
+"""The core checks of exercise 1_2: the calculator's tasks, run by a real worker.
+
+Inputs are drawn from `lab.rng`, which `--seed N` repeats. Each error row also calls a good
+neighbour, so that a task that always fails can't pass it.
+"""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal, localcontext
+from fractions import Fraction
+
+from grader.check import check, hint
+from grader.expect import fails_with, returns
+
+NOT_NUMBERS = [None, "abc", "", [], [1, 2], {}, {"a": 1}, math.nan, math.inf, -math.inf, "nan"]
+ZEROS = [0, 0.0, -0.0, "0", "0.00"]
+OPERATORS = {
+    "add": lambda x, y: x + y,
+    "subtract": lambda x, y: x - y,
+    "multiply": lambda x, y: x * y,
+    "divide": lambda x, y: x / y,
+}
+RELATIVE = 1e-12
+
+
+def exact(operation, x, y):
+    """Return the exact result of two decimal operands, rounded once to the nearest float."""
+    return float(OPERATORS[operation](Fraction(str(x).strip()), Fraction(str(y).strip())))
+
+
+def power_of(base, exponent):
+    """Return base ** exponent, computed with fifty digits."""
+    with localcontext() as context:
+        context.prec = 50
+        return float(Decimal(str(base)) ** Decimal(str(exponent)))
+
+
+def decimal_operand(rng):
+    """Draw a number of at most 15 digits between 1e-9 and 1e9, of either sign."""
+    digits, shift = rng.randint(1, 10**15 - 1), rng.randint(6, 23)
+    number = Decimal(digits).scaleb(-shift)
+    small = not Decimal("1e-9") <= number <= Decimal("1e9")
+    return decimal_operand(rng) if small else float(number) * rng.choice((1, -1))
+
+
+def unkind_pair(rng, operation):
+    """Draw two operands for which binary floats and exact decimals give different answers."""
+    while True:
+        x, y = decimal_operand(rng), decimal_operand(rng)
+        if OPERATORS[operation](x, y) != exact(operation, x, y):
+            return x, y
+
+
+def check_values(lab, rows, **options):
+    """Send every (call, value) row and compare each reply with its value."""
+    for call, (_, value) in zip(lab.calls([row for row, _ in rows]), rows, strict=True):
+        yield call, returns(value, **options)
+
+
+@check
+def test_basic_arithmetic(lab):
+    """add, subtract, multiply and divide answer whole numbers and simple fractions."""
+    a, b = lab.rng.randint(2, 999), lab.rng.randint(2, 999)
+    pairs = [(a, b), (a, -b), (a + 0.5, b), (0, a)]
+    rows = [
+        ((op, x, y), exact(op, x, y)) for op in ("add", "subtract", "multiply") for x, y in pairs
+    ]
+    rows += [(("divide", a * 4, 8), a / 2), (("divide", 7, -2), -3.5), (("divide", 0, a), 0.0)]
+
+    missing = lab.unregistered(["add", "subtract", "multiply", "divide"])
+    assert lab.fact(not missing, "registered", missing=missing, found=lab.tasks)
+    for call, wanted in check_values(lab, rows):
+        assert call == wanted
+
+
+@check(after=test_basic_arithmetic)
+def test_plain_json_results(lab):
+    """Results are stored as plain JSON numbers: floats, and whole numbers where they are exact."""
+    a = lab.rng.randint(2, 99)
+    floats = [("add", a, 1), ("subtract", a, 1), ("multiply", a, 2), ("divide", a * 2, 2)]
+    floats += [("power", 2, 3), ("sqrt", 16)]
+    whole = [("factorial", 5), ("fibonacci", 10)]
+
+    for call in answered(lab.calls(floats)):
+        assert lab.fact(is_float(call), "json_float", **stored(call)), hint("integer_result")
+    for call in answered(lab.calls(whole)):
+        assert lab.fact(is_whole(call), "json_integer", **stored(call)), hint("float_result")
+
+
+def answered(calls):
+    """Leave out what failed: another criterion judges whether these tasks work at all."""
+    return [call for call in calls if call.reply and call.reply.succeeded]
+
+
+def is_float(call):
+    return isinstance(call.reply.result, float)
+
+
+def is_whole(call):
+    return isinstance(call.reply.result, int) and not isinstance(call.reply.result, bool)
+
+
+def stored(call):
+    return {"call": call, "value": repr(call.reply.result)}
+
+
+@check(after=test_basic_arithmetic)
+def test_decimal_exactness(lab):
+    """add, subtract and multiply give the exact decimal result, rounded once: 0.1 + 0.2 is 0.3."""
+    pairs = [("add", 0.1, 0.2), ("add", "0.1", 0.2), ("subtract", 0.3, 0.1), ("multiply", 1.1, 1.1)]
+    for operation in ("add", "subtract", "multiply"):
+        pairs += [(operation, *unkind_pair(lab.rng, operation)) for _ in range(6)]
+
+    for call, wanted in check_values(lab, [(row, exact(*row)) for row in pairs]):
+        assert call == wanted, hint("binary_float")
+
+
+@check(after=test_basic_arithmetic)
+def test_numeric_strings(lab):
+    """Numbers may come as text, also with blanks around them."""
+    n = lab.rng.randint(2, 500)
+    texts = [(f"{n}.5", 2), (f" {n} ", 3), (f"-{n}", "4"), (8, " 2 "), ("1e3", n)]
+    rows = [
+        ((op, x, y), exact(op, x, y)) for x, y in texts for op in ("add", "subtract", "multiply")
+    ]
+    rows += [(("divide", f"{n * 2}", " 4 "), n / 2), (("power", "2", " 3 "), 8.0)]
+    rows += [(("sqrt", f" {n * n} "), float(n))]
+
+    for call, wanted in check_values(lab, rows, rel=RELATIVE):
+        assert call == wanted, hint("text_refused")
+
+
+@check(after=test_basic_arithmetic)
+def test_refuses_non_numbers(lab):
+    """Whatever is not a finite number is a ValueError: None, text, lists, nan, inf."""
+    good = lab.rng.randint(2, 99)
+    calls = [(op, value, good) for op in OPERATORS for value in NOT_NUMBERS]
+    calls += [(op, good, lab.rng.choice(NOT_NUMBERS)) for op in OPERATORS for _ in range(3)]
+    calls += [("power", value, 2) for value in (None, "abc", math.nan, [])]
+
+    assert lab.call("add", good, good) == returns(good * 2.0)
+    for call in lab.calls(calls):
+        bad_float = any(isinstance(a, float) and not math.isfinite(a) for a in call.args)
+        assert call == fails_with("ValueError"), hint("nan_accepted" if bad_float else "default")
+
+
+@check(after=test_refuses_non_numbers)
+def test_names_the_value(lab):
+    """The message of every ValueError holds the repr of an offending value."""
+    word = "".join(lab.rng.choices("bcdfghjk", k=6))
+    bad = [word, None, "", [lab.rng.randint(1, 9), 2], {word: 1}, math.nan, -math.inf]
+    calls = [(lab.rng.choice(["add", "subtract", "multiply", "divide"]), value, 7) for value in bad]
+    calls += [("sqrt", -lab.rng.randint(2, 999)), ("factorial", 2.7), ("fibonacci", 101)]
+    calls += [("power", -8, 0.5)]
+
+    for call in lab.calls(calls):
+        if not (call.reply and call.reply.failed and call.reply.error_type == "ValueError"):
+            continue  # other criteria judge the kind of error
+        wanted = call.args if call.task.endswith("power") else call.args[:1]
+        named = any(repr(value) in call.reply.error_message for value in wanted)
+        said = {"call": call, "repr": repr(wanted[0]), "message": repr(call.reply.error_message)}
+        assert lab.fact(named, "names_value", **said)
+
+
+@check(after=test_basic_arithmetic)
+def test_division_by_zero(lab):
+    """Dividing by any zero is a ZeroDivisionError, 0/0 too, whatever form the zero has."""
+    n = lab.rng.randint(1, 999)
+    calls = [("divide", top, zero) for zero in ZEROS for top in (n, 0)]
+
+    assert lab.call("divide", 0, n) == returns(0.0)
+    assert lab.call("divide", n, "0.5") == returns(n * 2.0)
+    for call in lab.calls(calls):
+        text = isinstance(call.args[1], str)
+        assert call == fails_with("ZeroDivisionError"), hint("zero_text" if text else "default")
+
+
+@check(after=test_basic_arithmetic)
+def test_powers(lab):
+    """power answers to a relative error of 1e-12 and refuses what has no real result."""
+    pairs = [(2, 10), (2, -1), (9, 0.5), (-8, 3), (-2, -3), (0, 2), ("2.5", "-2")]
+    for _ in range(6):
+        pairs.append((round(lab.rng.uniform(0.1, 99), 4), round(lab.rng.uniform(-8, 8), 3)))
+    rows = [(("power", base, exponent), power_of(base, exponent)) for base, exponent in pairs]
+
+    for call, wanted in check_values(lab, rows, rel=RELATIVE):
+        assert call == wanted
+    for call in lab.calls([("power", zero, e) for zero in (0, "0", 0.0) for e in (-1, -2.5)]):
+        assert call == fails_with("ZeroDivisionError"), hint("zero_to_negative")
+    for call in lab.calls([("power", -8, 0.5), ("power", "-2", "1.5"), ("power", -9, -0.5)]):
+        assert call == fails_with("ValueError"), hint("no_real_root")
+
+
+@check(after=test_basic_arithmetic)
+def test_overflow(lab):
+    """A result that no float can hold is an OverflowError, and huge exponents answer at once."""
+    too_big = [("power", 10, 400), ("multiply", 1e200, 1e200), ("add", 1.7e308, "1.7e308")]
+    too_big += [("divide", 1e300, 1e-300), ("subtract", -1.7e308, 1.7e308), ("power", "1e200", 2)]
+    huge = [("power", 2, 10**15), ("power", 7.5, 10 ** lab.rng.randint(12, 17))]
+    finite = [(("multiply", 1e200, 1e100), 1e300), (("power", 1, 10**15), 1.0)]
+
+    for call, wanted in check_values(lab, finite, rel=RELATIVE):
+        assert call == wanted
+    for call in lab.calls(too_big):
+        assert call == fails_with("OverflowError"), hint("inf_result")
+    for call in lab.calls(huge, within=2):
+        assert call == fails_with("OverflowError"), hint("slow_power")
+    # Whether a parser calls this one a number at all is left open; that it answers is not.
+    for call in lab.calls([("add", "1e999999", 1), ("sqrt", "1e999999")], within=2):
+        assert call == fails_with("OverflowError", "ValueError"), hint("slow_power")
+
+
+@check(after=test_basic_arithmetic)
+def test_factorial_is_exact(lab):
+    """factorial is exact from 0 to 1000, for an int, an integral float and integral text."""
+    numbers = [0, 1, 2, 5.0, "6", *lab.rng.sample(range(22, 170), 3), 171, 999, 1000, "1000"]
+    rows = [(("factorial", n), math.factorial(int(float(n)))) for n in numbers]
+
+    for call, wanted in check_values(lab, rows):
+        assert call == wanted
+
+
+def fibonacci(n):
+    """Return the n-th Fibonacci number, counted from fibonacci(0) == 0."""
+    a, b = 0, 1
+    for _ in range(n):
+        a, b = b, a + b
+    return a
+
+
+@check(after=test_basic_arithmetic)
+def test_fibonacci_is_exact(lab):
+    """fibonacci is exact from 0 to 100, for an int, an integral float and integral text."""
+    numbers = [0, 1, 2, 3, 10.0, "12", *lab.rng.sample(range(20, 90), 3), 99, 100, "100"]
+    rows = [(("fibonacci", n), fibonacci(int(float(n)))) for n in numbers]
+
+    for call, wanted in check_values(lab, rows):
+        assert call == wanted
+
+
+@check(after=(test_factorial_is_exact, test_fibonacci_is_exact))
+def test_whole_numbers_only(lab):
+    """factorial and fibonacci refuse what is not whole, negative or over the limit: ValueError."""
+    part = round(lab.rng.randint(2, 30) + lab.rng.uniform(0.1, 0.9), 2)
+    both = [2.7, 2.9, part, "3.5", -1, -2.0, "-3", None, "abc", "", [3], math.nan, math.inf]
+    calls = [(op, value) for op in ("factorial", "fibonacci") for value in both]
+    calls += [("factorial", 1001), ("factorial", "1001"), ("fibonacci", 101), ("fibonacci", 101.0)]
+
+    for call in lab.calls(calls):
+        cut = call.reply is not None and call.reply.succeeded
+        assert call == fails_with("ValueError"), hint("truncates" if cut else "default")
+
+
+@check(after=test_basic_arithmetic)
+def test_square_roots(lab):
+    """sqrt answers to a relative error of 1e-12 and refuses negatives and non-numbers."""
+    numbers = [0, 16, 2, 0.25, "9", 1e300, decimal_operand(lab.rng) ** 2, lab.rng.uniform(1, 1e9)]
+    rows = [(("sqrt", n), math.sqrt(float(n))) for n in numbers]
+
+    for call, wanted in check_values(lab, rows, rel=RELATIVE):
+        assert call == wanted
+    for call in lab.calls([("sqrt", n) for n in (-4, "-1", -1e-9, "abc", None, math.nan, [4])]):
+        assert call == fails_with("ValueError")
+
+
+@check(after=(test_refuses_non_numbers, test_division_by_zero))
+def test_built_in_errors(lab):
+    """The exception types that reach the result backend are the built-in ones, no subclasses."""
+    n = lab.rng.randint(2, 99)
+    calls = [("add", "abc", n), ("multiply", math.nan, n), ("divide", n, 0), ("divide", 0, 0)]
+    calls += [("divide", n, "0.00"), ("divide", None, n), ("power", 0, -1), ("power", -8, 0.5)]
+    calls += [("power", 10, 400), ("multiply", 1e200, 1e200), ("factorial", -n), ("factorial", 2.7)]
+    calls += [("fibonacci", 101), ("sqrt", -n), ("sqrt", "abc")]
+
+    for call in lab.calls(calls):
+        if call.reply and call.reply.failed:  # whether it fails at all, other criteria judge
+            said = {"module": call.reply.error_module, "name": call.reply.error_type}
+            built_in = said["module"] == "builtins"
+            assert lab.fact(built_in, "built_in", call=call, **said), hint("decimal_class")
+
+
+@check(after=test_basic_arithmetic)
+def test_argument_count(lab):
+    """A call with too few or too many arguments is a TypeError."""
+    for call in lab.calls([("add", 1), ("subtract", 1, 2, 3), ("sqrt",), ("factorial", 1, 2)]):
+        assert call == fails_with("TypeError")
+
+
+@check(after=test_basic_arithmetic)
+def test_failures_disturb_nothing(lab):
+    """After a burst of failures of mixed kinds the next calculations are right."""
+    failing = [("add", None, 1), ("divide", 1, 0), ("factorial", -1), ("power", 10, 400)]
+    failing += [("sqrt", -1), ("add", 1), ("multiply", "abc", 2), ("power", 0, -1)]
+    good = []
+    for operation in ("add", "subtract", "multiply"):
+        good += [(operation, *unkind_pair(lab.rng, operation)) for _ in range(4)]
+    # Compared with the same calls before the burst: how exact they are is another criterion.
+    before = [call.reply and call.reply.result for call in lab.calls(good)]
+
+    lab.calls(failing * 2)
+
+    rows = list(zip(good, before, strict=True))
+    for call, wanted in check_values(lab, rows):
+        assert call == wanted
+    for call, wanted in check_values(lab, [(("divide", 7, 2), 3.5)] * 4):
+        assert call == wanted
+
+
+@check(after=test_basic_arithmetic)
+def test_fails_once(lab):
+    """A failing call runs once: a wrong input does not get better by a retry."""
+    for call in lab.calls([("divide", 1, 0), ("add", "abc", 1), ("factorial", -1)]):
+        lab.until(lambda id=call.id: lab.history.events_of(id, "task-failed"))
+        times = lab.history.executions(call.id)
+        assert lab.fact(times == 1, "one_execution", call=call, times=times), hint("retried")
+
+
+@check(after=test_basic_arithmetic)
+def test_work_is_done_by_the_worker(lab):
+    """Another process calls add.delay: the broker gets a message, the worker stores the result."""
+    a, b = lab.rng.randint(1, 999), lab.rng.randint(1, 999)
+
+    call, message = delayed(lab, a, b)
+
+    assert lab.fact(call, "published", seen=message), hint("not_sent")
+    assert lab.fact(message, "published", seen="0"), hint("not_sent")
+    assert lab.finish([call])[0] == returns(float(a + b))
+    lab.until(lambda: lab.history.executions(call.id))
+    ran = lab.history.executions(call.id)
+    assert lab.fact(ran, "not_eager", times=ran), hint("not_sent")
+
+
+@check(after=test_work_is_done_by_the_worker)
+def test_json_only(lab):
+    """Messages and stored results are JSON, nothing is pickled."""
+    call, message = delayed(lab, 1, 2)
+    lab.finish([call])
+
+    kind = message.content_type if message else "-"
+    what = {"what": "add.delay(1, 2)", "seen": kind}
+    assert lab.fact(kind == "application/json", "wire_json", **what), hint("pickled")
+    assert call == returns(3.0), hint("pickled")
+
+
+def delayed(lab, a, b):
+    """Have a client process call add.delay(a, b); return the call and the message it published."""
+    with lab.tapped():
+        answer = lab.client.delay("add", a, b)
+        if answer.error:
+            return None, answer.error
+        call = lab.adopt(answer.value, "add", a, b)
+        lab.until(lambda: lab.history.message(call.id), within=2)
+    return call, lab.history.message(call.id)

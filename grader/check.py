@@ -1,0 +1,75 @@
+"""What a check is: one claim about a submission, with the claims it builds on.
+
+A check is a plain function `test_<criterion>(lab)` under exercises/<id>/. Its docstring is the
+sentence the student reads; its prerequisites are passed as functions. It asserts
+`observed == expectation`, and may say `hint("name")` for a mistake that it recognises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, overload
+
+if TYPE_CHECKING:
+    from grader.lab import Lab
+
+Function = Callable[["Lab"], None]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One claim: `id` is the criterion's id, `claim` its English title."""
+
+    id: str
+    claim: str
+    function: Function
+    after: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Hint:
+    """Names a hint of the criterion in exercise.toml, as the message of an assert."""
+
+    name: str
+
+
+def hint(name: str) -> Hint:
+    """Return the message for an assert: the criterion's hint `name` in exercise.toml."""
+    return Hint(name)
+
+
+@overload
+def check(function: Function) -> Function: ...
+@overload
+def check(*, after: Function | tuple[Function, ...] = ()) -> Callable[[Function], Function]: ...
+def check(
+    function: Function | None = None, *, after: Function | tuple[Function, ...] = ()
+) -> Function | Callable[[Function], Function]:
+    """Mark `function` as a check.
+
+    Args:
+        after: the check or checks that must have passed for this one to mean anything.
+
+    Raises:
+        TypeError: no docstring, a name without `test_`, or a prerequisite that is no check.
+    """
+    prerequisites = after if isinstance(after, tuple) else (after,)
+
+    def mark(target: Function) -> Function:
+        target.check = _describe(target, prerequisites)  # type: ignore[attr-defined]
+        return target
+
+    return mark(function) if function else mark
+
+
+def _describe(function: Function, prerequisites: tuple[Function, ...]) -> Check:
+    name = function.__name__
+    claim = " ".join((function.__doc__ or "").split())
+    if not name.startswith("test_") or not claim:
+        raise TypeError(f"{name}: a check is named test_<criterion> and has a docstring")
+    for other in prerequisites:
+        if not hasattr(other, "check"):
+            raise TypeError(f"{name}: its prerequisite {other!r} is not a check")
+    ids = tuple(other.check.id for other in prerequisites)  # type: ignore[attr-defined]
+    return Check(name.removeprefix("test_"), claim, function, ids)

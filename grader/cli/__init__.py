@@ -1,0 +1,94 @@
+"""The command `lab`: arguments only. Every command imports what it needs when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from grader import __version__
+
+# name -> module, and the line `lab --help` shows; the module is imported only when called.
+COMMANDS = {
+    "grade": ("grade", "Grade your work, another folder, or a folder of exercises."),
+    "list": ("catalogue", "List the exercises."),
+    "up": ("live", "Start brokers for work by hand."),
+    "down": ("live", "Stop what `lab up` started."),
+    "status": ("live", "Say what runs and where."),
+    "env": ("live", "Print the exports for your shell."),
+    "doctor": ("doctor", "Check this machine and say how to mend it."),
+    "install": ("install", "Install an extra: flower, dev."),
+    "test": ("maintain", "Run the project's own tests."),
+    "verify": ("maintain", "Prove starters, solutions, wrong and right answers."),
+    "tables": ("maintain", "Write the generated tables of the documents anew."),
+    "bench": ("maintain", "Measure against the floor."),
+}
+
+
+class Lazy(click.Group):
+    """A group that knows its commands' names without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import the command's module and return the command."""
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"grader.cli.{COMMANDS[name][0]}")
+        return getattr(module, f"{name}_command")
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table without importing any command."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Suggest the nearest command for one that does not exist."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from grader.exercise import nearest
+
+            near = nearest(args[0], COMMANDS)
+            ctx.fail(f"No command {args[0]!r}. Did you mean `lab {near}`? `lab --help` lists all.")
+        return super().resolve_command(ctx, args)
+
+
+@click.command(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="lab")
+def group() -> None:
+    """Learn Celery by doing: graded exercises against a live Redis and RabbitMQ."""
+
+
+def main() -> None:
+    """Run `lab`; every error that a user can meet ends in a sentence and an exit status."""
+    from grader.errors import LabError
+
+    try:
+        sys.exit(group.main(standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except LabError as error:
+        click.echo(f"lab: {error.text.render(language())}", err=True)
+        sys.exit(error.exit_status)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("lab: stopped; nothing is left running.", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+def language() -> str:
+    """Return the language asked for with --lang, or LAB_LANG, English otherwise."""
+    import os
+
+    words = sys.argv
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == "--lang" and following in ("en", "zh"):
+            return following
+        if word in ("--lang=en", "--lang=zh"):
+            return word[-2:]
+    return "zh" if os.environ.get("LAB_LANG", "").startswith("zh") else "en"

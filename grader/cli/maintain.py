@@ -1,0 +1,98 @@
+"""The maintainer's commands: test, verify, tables, bench."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from typing import Any
+
+import click
+
+from grader.cli.options import grading
+
+
+@click.command("test", context_settings={"ignore_unknown_options": True})
+@click.option(
+    "--require",
+    multiple=True,
+    type=click.Choice(["rabbitmq"]),
+    help="Fail instead of skipping where this broker is missing.",
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def test_command(require: tuple[str, ...], arguments: tuple[str, ...]) -> None:
+    """Run the project's own tests; further arguments go to pytest."""
+    import os
+
+    from grader.exercise import ROOT
+
+    env = dict(os.environ)
+    if "rabbitmq" in require:
+        env["LAB_REQUIRE_RABBITMQ"] = "1"
+    command = [sys.executable, "-m", "pytest", *(arguments or (str(ROOT / "tests"),))]
+    sys.exit(subprocess.run(command, env=env, cwd=ROOT).returncode)
+
+
+@click.command("verify")
+@click.argument("ids", nargs=-1, metavar="[ID ...]")
+@click.option("--full", is_flag=True, help="Everything on every broker, every criterion.")
+@grading
+def verify_command(ids: tuple[str, ...], full: bool, **options: Any) -> None:
+    """Prove that starters fail, solutions shine, and every wrong answer fails as it says."""
+    from grader.documents import problems
+    from grader.session import draw_seed, session
+    from grader.verify import verify
+
+    began, failed, faults = time.monotonic(), 0, 0
+    seed = draw_seed() if options["seed"] is None else options["seed"]
+    for problem in problems():
+        failed += 1
+        click.echo(f"FAIL  {problem}")
+    with session(options["stack"] or "") as stack:
+        for outcome in verify(stack, _brokers(stack, options), seed, full=full, ids=ids):
+            faults += outcome.lab_fault
+            failed += bool(outcome.problems)
+            word = "ok  " if not outcome.problems else "LAB " if outcome.lab_fault else "FAIL"
+            click.echo(f"{word}  {outcome.name}  {outcome.seconds:.1f} s")
+            for problem in outcome.problems:
+                click.echo(f"      {problem}")
+    click.echo(f"{failed} failed, seed {seed}, {time.monotonic() - began:.0f} s")
+    sys.exit(3 if faults else 1 if failed else 0)
+
+
+def _brokers(stack: Any, options: dict[str, Any]) -> tuple[str, ...]:
+    """Return the brokers to verify on, and say which one is left out."""
+    from grader.errors import NoBroker
+    from grader.exercise import BROKERS
+
+    wanted = BROKERS if options["broker"] == "all" else (options["broker"],)
+    missing = stack.missing(wanted)
+    if set(missing) & set(options["require"]):
+        raise NoBroker("no_rabbitmq")
+    for broker in missing:
+        click.echo(f"not run on {broker}: " + NoBroker("no_rabbitmq").text.render("en"))
+    chosen = tuple(b for b in wanted if b not in missing)
+    stack.prepare(chosen)
+    return chosen
+
+
+@click.command("tables")
+def tables_command() -> None:
+    """Write the generated tables of the documents anew."""
+    from grader.documents import refresh
+
+    for path in refresh():
+        click.echo(f"wrote {path}")
+
+
+@click.command("bench")
+@click.option("--runs", default=5, help="Runs of each figure.")
+def bench_command(runs: int) -> None:
+    """Measure the figures of the project as ratios to the floor of this machine."""
+    import runpy
+
+    from grader.exercise import ROOT
+
+    script = ROOT / "tests" / "benchmarks" / "bench.py"
+    sys.argv = [str(script), str(runs)]
+    runpy.run_path(str(script), run_name="__main__")

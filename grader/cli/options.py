@@ -1,0 +1,45 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from grader.stack.provider import PROVIDERS
+
+FORMATS = ("text", "json", "junit", "gradescope", "markdown")
+
+
+def grading(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of everything that grades."""
+    for option in (
+        click.option(
+            "--broker",
+            type=click.Choice(["redis", "rabbitmq", "all"]),
+            default="all",
+            help="The broker to run on; all that the exercise names by default.",
+        ),
+        click.option(
+            "--stack",
+            type=click.Choice(PROVIDERS),
+            default=None,
+            help="Where brokers come from; the first that works by default.",
+        ),
+        click.option(
+            "--require",
+            multiple=True,
+            type=click.Choice(["rabbitmq"]),
+            help="Fail instead of leaving out what this machine lacks.",
+        ),
+        click.option("--seed", type=int, default=None, help="Repeat a run's inputs."),
+        click.option(
+            "--lang",
+            type=click.Choice(["en", "zh"]),
+            default=None,
+            help="Language of the score card (LAB_LANG sets it for good).",
+        ),
+    ):
+        function = option(function)
+    return function

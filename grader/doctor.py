@@ -1,0 +1,117 @@
+"""Looks at this machine: what the lab needs, what it has, and the command that mends a gap."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from grader.errors import LabError
+from grader.words import Text
+
+
+@dataclass(frozen=True)
+class Item:
+    """One finding: `level` is "ok", "note" (something is missing) or "bad" (the lab fails)."""
+
+    level: str
+    what: str
+    said: Text
+    mend: str = ""
+
+
+def examine() -> Iterator[Item]:
+    """Yield a finding for everything that the lab depends on."""
+    yield from (_python(), _room(), _redis(), _rabbitmq(), _isolation(), _network())
+    yield from (_faketime(), _docker(), _flower())
+
+
+def _say(key: str, **fields: object) -> Text:
+    return Text.of(f"doctor_{key}", **fields)
+
+
+def _python() -> Item:
+    version = platform.python_version()
+    good = sys.version_info >= (3, 11)
+    return Item("ok" if good else "bad", "python", Text.plain(version), "" if good else "./lab")
+
+
+def _room() -> Item:
+    from grader.home import base
+
+    try:
+        folder = base()
+    except LabError as error:
+        return Item("bad", "temp", error.text, "export TMPDIR=/another/folder")
+    free = shutil.disk_usage(folder).free // 2**20
+    return Item("ok", "temp", _say("temp", folder=folder, free=free))
+
+
+def _redis() -> Item:
+    """Start the server that a run would use and end it again: the only proof that it works."""
+    from grader.home import Home
+    from grader.stack import redis
+
+    binary = redis.system_binary() or redis.embedded_binary()
+    if binary is None:
+        return Item("bad", "redis", _say("none"), _package("redis-server", "redis"))
+    try:
+        with Home("doctor") as home:
+            redis.RedisServer.start(home, binary).stop()
+    except LabError as error:
+        return Item("bad", "redis", error.text)
+    kind = "system" if binary == redis.system_binary() else "embedded"
+    return Item("ok", "redis", _say("redis", kind=kind, binary=binary))
+
+
+def _rabbitmq() -> Item:
+    from grader.stack import rabbitmq
+
+    place = rabbitmq.find_installation()
+    if place is None:
+        return Item(
+            "note", "rabbitmq", _say("no_rabbitmq"), _package("rabbitmq-server", "rabbitmq")
+        )
+    return Item("ok", "rabbitmq", Text.plain(str(place)))
+
+
+def _isolation() -> Item:
+    from grader.sandbox import best
+
+    if best().kind == "bubblewrap":
+        return Item("ok", "isolation", _say("bubblewrap"))
+    return Item("note", "isolation", _say("limits"), _package("bubblewrap", ""))
+
+
+def _network() -> Item:
+    return Item("note", "network", _say("network"))
+
+
+def _faketime() -> Item:
+    if shutil.which("faketime"):
+        return Item("ok", "faketime", Text.plain(shutil.which("faketime") or ""))
+    return Item("note", "faketime", _say("no_faketime"), _package("faketime", "libfaketime"))
+
+
+def _docker() -> Item:
+    from grader.stack import compose
+
+    if version := compose.engine():
+        return Item("ok", "docker", Text.plain(version))
+    return Item("note", "docker", _say("no_docker"))
+
+
+def _flower() -> Item:
+    if importlib.util.find_spec("flower"):
+        return Item("ok", "flower", _say("installed"))
+    return Item("note", "flower", _say("no_flower"), "lab install flower")
+
+
+def _package(debian: str, brew: str) -> str:
+    """Return the command that installs a package on this system, "" where there is none."""
+    if sys.platform == "darwin":
+        return f"brew install {brew}" if brew else ""
+    return f"sudo apt install {debian}"

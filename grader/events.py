@@ -1,0 +1,63 @@
+"""Listens to the workers' events from before the first task until the end of the run."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from typing import Any
+
+from grader.errors import LabFault
+from grader.process import wait_until
+
+
+class Listener:
+    """Collects Celery events into `into`, a list of plain dicts, on a thread of its own.
+
+    Args:
+        broker_url: the grader's own URL of the broker.
+        into: where the events go; only appended to.
+    """
+
+    def __init__(self, broker_url: str, into: list[dict[str, Any]]) -> None:
+        from celery import Celery
+
+        self.into = into
+        self._app = Celery("lab", set_as_current=False)
+        self._app.conf.update(broker_read_url=broker_url, broker_write_url=broker_url)
+        self._listening, self._over = threading.Event(), threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def ready(self) -> None:
+        """Return when the subscription stands; LabFault if it can't be made."""
+        wait_until(
+            lambda: self._listening.is_set() or self._error,
+            10,
+            lambda: LabFault("no_events", error=self._error or "-"),
+        )
+        if self._error:
+            raise LabFault("no_events", error=self._error)
+
+    def _run(self) -> None:
+        try:
+            with self._app.connection_for_read() as connection:
+                receiver = self._app.events.Receiver(connection, handlers={"*": self.into.append})
+                # The receiver consumes on a connection of its own.
+                with receiver.consumer_context() as (own, _channel, _consumers):
+                    self._listening.set()
+                    self._drain(own)
+        except Exception as error:
+            self._error = error
+
+    def _drain(self, connection: Any) -> None:
+        while not self._over.is_set():
+            with contextlib.suppress(socket.timeout, TimeoutError):
+                connection.drain_events(timeout=0.05)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._over.set()
+        self._thread.join(2)
+        self._app.close()

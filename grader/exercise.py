@@ -1,0 +1,181 @@
+"""An exercise as its folder describes it: exercise.toml has the numbers, test_*.py the checks."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import sys
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from grader.check import Check
+from grader.errors import BadExercise, UsageError
+from grader.words import Text
+
+ROOT = Path(__file__).resolve().parent.parent
+EXERCISES = ROOT / "exercises"
+SOLUTIONS = ROOT / "solutions"
+BROKERS = ("redis", "rabbitmq")
+SIDES = ("expected", "observed")
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One row of the rubric. `hints` holds "default" and the named mistakes."""
+
+    id: str
+    points: int
+    bonus: bool
+    title: Mapping[str, str]
+    hints: Mapping[str, Text]
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """An exercise's folder and everything exercise.toml says of it."""
+
+    id: str
+    folder: Path
+    title: Mapping[str, str]
+    stars: int
+    minutes: int
+    module: str
+    brokers: tuple[str, ...]
+    files: tuple[str, ...]
+    criteria: tuple[Criterion, ...]
+    words: Mapping[str, Mapping[str, Mapping[str, str]]]
+
+    @cached_property
+    def checks(self) -> dict[str, Check]:
+        """The checks by criterion id, in the order of the files (loaded when first asked for)."""
+        found = {c.id: c for path in self.check_files for c in load_checks(path)}
+        rubric = [criterion.id for criterion in self.criteria]
+        if sorted(found) != sorted(rubric):
+            odd = ", ".join(sorted(set(found) ^ set(rubric)))
+            raise BadExercise("bad_rubric", file=self.folder / "exercise.toml", odd=odd)
+        return found
+
+    @property
+    def check_files(self) -> list[Path]:
+        """The files that hold the checks, sorted by name."""
+        return sorted(self.folder.glob("test_*.py"))
+
+    def criterion(self, id: str) -> Criterion:
+        """Return the rubric's row of that id; UsageError names the nearest one."""
+        for criterion in self.criteria:
+            if criterion.id == id:
+                return criterion
+        known = [c.id for c in self.criteria]
+        raise UsageError("unknown_criterion", id=id, nearest=nearest(id, known), exercise=self.id)
+
+
+def find(id: str) -> Exercise:
+    """Return the exercise of that id; UsageError names the nearest one there is."""
+    folder = EXERCISES / id
+    if (folder / "exercise.toml").is_file():
+        return load(folder)
+    known = [path.name for path in folders()]
+    raise UsageError("unknown_exercise", id=id, nearest=nearest(id, known))
+
+
+def folders() -> list[Path]:
+    """Return the folders of all exercises, sorted by name."""
+    return sorted(path.parent for path in EXERCISES.glob("*/exercise.toml"))
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return the known word most like `word`; the first of them if none is near."""
+    options = list(known)
+    return (difflib.get_close_matches(word, options, 1, 0.0) or ["-"])[0]
+
+
+def load(folder: Path) -> Exercise:
+    """Read `folder`/exercise.toml.
+
+    Raises:
+        BadExercise: the file is not TOML, a key is missing or holds the wrong thing.
+    """
+    file = folder / "exercise.toml"
+    try:
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadExercise("broken_toml", file=file, error=error) from None
+    return _Reader(file, data).exercise()
+
+
+class _Reader:
+    """Turns the parsed file into an Exercise and names the key that is wrong."""
+
+    def __init__(self, file: Path, data: dict[str, Any]) -> None:
+        self.file, self.data = file, data
+
+    def exercise(self) -> Exercise:
+        data = self.data
+        brokers = tuple(self.need(data, "brokers", list, "brokers"))
+        if not brokers or set(brokers) - set(BROKERS):
+            raise self.wrong("brokers", f"a list out of {list(BROKERS)}")
+        return Exercise(
+            id=self.file.parent.name,
+            folder=self.file.parent,
+            title=self.both(data, "title", "title"),
+            stars=self.need(data, "stars", int, "stars"),
+            minutes=self.need(data, "minutes", int, "minutes"),
+            module=self.need(data, "module", str, "module"),
+            brokers=brokers,
+            files=tuple(self.need(data, "files", list, "files")),
+            criteria=tuple(
+                self.criterion(id, row, len(brokers))
+                for id, row in self.need(data, "criteria", dict, "criteria").items()
+            ),
+            words={
+                key: {side: self.both(row, side, f"words.{key}.{side}") for side in SIDES}
+                for key, row in data.get("words", {}).items()
+            },
+        )
+
+    def criterion(self, id: str, row: Any, brokers: int) -> Criterion:
+        key = f"criteria.{id}"
+        if not isinstance(row, dict):
+            raise self.wrong(key, "a table")
+        points = self.need(row, "points", int, f"{key}.points")
+        if points <= 0 or points % brokers:
+            # Each broker's run of a criterion earns an equal, whole share of its points.
+            raise self.wrong(f"{key}.points", f"a positive multiple of {brokers}")
+        hints = {
+            name: Text(self.both(row["hints"], name, f"{key}.hints.{name}"))
+            for name in self.need(row, "hints", dict, f"{key}.hints")
+        }
+        if "default" not in hints:
+            raise self.wrong(f"{key}.hints.default", "a hint in both languages")
+        title = {"zh": self.need(row, "zh", str, f"{key}.zh")}
+        return Criterion(id, points, bool(row.get("bonus", False)), title, hints)
+
+    def both(self, table: dict[str, Any], name: str, key: str) -> dict[str, str]:
+        pair = self.need(table, name, dict, key)
+        return {lang: self.need(pair, lang, str, f"{key}.{lang}") for lang in ("en", "zh")}
+
+    def need(self, table: dict[str, Any], name: str, kind: type, key: str) -> Any:
+        value = table.get(name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise self.wrong(key, {"str": "text", "int": "a whole number"}.get(kind.__name__))
+        return value
+
+    def wrong(self, key: str, wanted: str | None) -> BadExercise:
+        return BadExercise("bad_key", file=self.file, key=key, wanted=wanted or "a table or list")
+
+
+def load_checks(path: Path) -> list[Check]:
+    """Import a file of checks (the lab's own code, never a student's) and return its checks."""
+    name = f"lab_checks_{path.parent.name}_{path.stem}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    found = vars(sys.modules[name]).values()
+    return [value.check for value in found if isinstance(getattr(value, "check", None), Check)]

@@ -1,0 +1,164 @@
+"""Expectations: what a check compares an observation with, and the words for a difference.
+
+`assert call == returns(0.3)` reads like any assert. When the two differ, the expectation notes what
+was expected and what was seen; the runner picks the note up (`last_difference`) and puts it on the
+score card. Nothing here parses or runs anything of a submission's: observations are plain data.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from grader.history import Call, Reply
+from grader.words import Text
+
+_noted = threading.local()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What was expected and what was seen instead."""
+
+    expected: Text
+    observed: Text
+
+
+def last_difference() -> Difference | None:
+    """Return the difference noted last on this thread and forget it."""
+    difference = getattr(_noted, "difference", None)
+    _noted.difference = None
+    return difference
+
+
+def fact(holds: bool, expected: Text, observed: Text) -> bool:
+    """Return `holds`; when it is false, note the words for the score card."""
+    if not holds:
+        _noted.difference = Difference(expected, observed)
+    return holds
+
+
+class Expectation(ABC):
+    """Equal to what satisfies it, and to nothing else."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, seen: object) -> bool:
+        return fact(self.accepts(seen), self.wanted(seen), observed(seen))
+
+    @abstractmethod
+    def accepts(self, seen: Any) -> bool:
+        """Say whether the observation is right."""
+
+    @abstractmethod
+    def wanted(self, seen: Any) -> Text:
+        """Say in words what was expected where this was seen."""
+
+
+@dataclass(eq=False)
+class returns(Expectation):
+    """A call that succeeds with `value`; a number within a relative error of `rel`.
+
+    Numbers are compared as numbers (8 is 8.0) and never with text or booleans.
+    """
+
+    value: Any
+    rel: float = 0.0
+
+    def accepts(self, seen: Call) -> bool:
+        reply = seen.reply
+        return reply is not None and reply.succeeded and self._same(reply.result)
+
+    def _same(self, result: Any) -> bool:
+        if isinstance(result, bool) is not isinstance(self.value, bool):
+            return False
+        if not self.rel:
+            return (
+                bool(type(self.value)(result) == self.value)
+                if _number(result)
+                else (result == self.value)
+            )
+        return _number(result) and math.isclose(result, self.value, rel_tol=self.rel)
+
+    def wanted(self, seen: Call) -> Text:
+        key = "wanted_near" if self.rel else "wanted_result"
+        return Text.of(key, call=seen, value=short(self.value), rel=self.rel)
+
+
+@dataclass(eq=False)
+class fails_with(Expectation):
+    """A call that fails with one of the named built-in errors.
+
+    A foreign class (one that is not built in) is let pass here: which class it may be is a claim of
+    its own, so that one mistake costs one criterion.
+    """
+
+    names: tuple[str, ...]
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def accepts(self, seen: Call) -> bool:
+        reply = seen.reply
+        return (
+            reply is not None
+            and reply.failed
+            and (reply.error_type in self.names or reply.error_module != "builtins")
+        )
+
+    def wanted(self, seen: Call) -> Text:
+        return Text.of("wanted_error", call=seen, error=" / ".join(self.names))
+
+
+class answers(Expectation):
+    """A call that ends at all, with a result or with an error."""
+
+    def accepts(self, seen: Call) -> bool:
+        """Say whether a final reply came."""
+        return seen.reply is not None and (seen.reply.succeeded or seen.reply.failed)
+
+    def wanted(self, seen: Call) -> Text:
+        """Say that an answer was expected."""
+        return Text.of("wanted_answer", call=seen)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def observed(seen: object) -> Text:
+    """Say in words what was seen: a call's reply, or the value itself."""
+    if not isinstance(seen, Call):
+        return Text.plain(short(seen))
+    return _reply(seen.reply, seen)
+
+
+def _reply(reply: Reply | None, call: Call) -> Text:
+    if reply is None:
+        return Text.of("saw_no_answer", call=call, seconds=f"{call.limit:g}")
+    if reply.succeeded:
+        return Text.of("saw_result", call=call, value=short(reply.result))
+    if reply.failed:
+        error = f"{reply.error_type}: {short(reply.error_message, quote=False)}"
+        return Text.of("saw_error", call=call, error=error)
+    return Text.of("saw_state", call=call, state=short(reply.state))
+
+
+def short(value: object, limit: int = 160, quote: bool = True) -> str:
+    """Return a value's text in one line of at most `limit` characters, its middle left out."""
+    text = _digits(value) if quote else " ".join(str(value).split())
+    if len(text) <= limit:
+        return text
+    half = (limit - 5) // 2
+    return f"{text[:half]} ... {text[-half:]}"
+
+
+def _digits(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:
+        # CPython refuses to print integers of more than 4300 digits.
+        return f"an integer of {int(value).bit_length()} bits"  # type: ignore[call-overload]

@@ -1,0 +1,93 @@
+"""Grades several orders (an exercise and a submission each), overlapping where there are cores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from grader.exercise import Exercise
+from grader.runner import grade
+from grader.session import choose_brokers, draw_seed, session
+from grader.stack.provider import Stack
+from grader.submission import Submission
+from grader.verdict import Finding, Result
+from grader.words import Text
+
+# Checks wait more than they compute, so two exercises share two cores well.
+AT_ONCE = 2
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to grade: a submission's path against an exercise."""
+
+    exercise: Exercise
+    path: Path
+
+
+def grade_all(
+    orders: Sequence[Order],
+    *,
+    broker: str,
+    stack: str,
+    required: Sequence[str],
+    seed: int | None,
+    lang: str,
+    tell: Tell,
+) -> list[Result]:
+    """Grade every order and return the results in the same sequence.
+
+    Args:
+        broker: "redis", "rabbitmq" or "all".
+        stack: a provider's name, "" for the usual order.
+        required: brokers whose absence is an error.
+        seed: of all drawn inputs; a new one is drawn for None.
+        tell: gets a line for each criterion as it becomes known.
+
+    Raises:
+        UsageError: an order that can't be carried out; nothing is graded then.
+        NoBroker: a required broker is missing.
+    """
+    submissions = [Submission.at(order.path) for order in orders]
+    drawn = draw_seed() if seed is None else seed
+    with session(stack) as live, ThreadPoolExecutor(AT_ONCE) as pool:
+        futures = [
+            pool.submit(_one, order, work, broker, live, required, drawn, lang, tell)
+            for order, work in zip(orders, submissions, strict=True)
+        ]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _one(
+    order: Order,
+    work: Submission,
+    broker: str,
+    live: Stack,
+    required: Sequence[str],
+    seed: int,
+    lang: str,
+    tell: Tell,
+) -> Result:
+    brokers, missing = choose_brokers(order.exercise, broker, live, required)
+    result = grade(
+        order.exercise,
+        work,
+        brokers,
+        live,
+        seed,
+        progress=lambda finding: tell(line(order.exercise, finding, lang)),
+    )
+    return replace(result, brokers_not_run=missing)
+
+
+def line(exercise: Exercise, finding: Finding, lang: str) -> str:
+    """Return the progress line of one finding."""
+    word = Text.of(f"progress_{finding.verdict}").render(lang)
+    return f"{exercise.id}  {finding.broker:<8}  {word:<8}  {finding.title.render(lang)}"

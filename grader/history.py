@@ -1,0 +1,164 @@
+"""The history of a run: what was sent, what came back, what the broker and the workers said.
+
+Facts are collected first and judged afterwards. Everything here is plain data that can be saved as
+JSON and read again, so a verdict can be replayed without a broker.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A result document as the backend stored it, read without importing anything it names."""
+
+    state: str
+    result: Any = None
+    error_type: str = ""
+    error_module: str = ""
+    error_message: str = ""
+    raw: str = ""
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Reply:
+        """Read a stored document; one that is not JSON gets the state `unreadable`."""
+        text = raw.decode("utf-8", "replace")
+        try:
+            document = json.loads(text)
+            state, result = str(document["status"]), document["result"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return cls("unreadable", raw=text[:4000])
+        if state != "FAILURE" or not isinstance(result, dict):
+            return cls(state, result, raw=text[:4000])
+        return cls(
+            state,
+            error_type=str(result.get("exc_type", "")),
+            error_module=str(result.get("exc_module", "")),
+            error_message=_message(result.get("exc_message", "")),
+            raw=text[:4000],
+        )
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the task ended with a result."""
+        return self.state == "SUCCESS"
+
+    @property
+    def failed(self) -> bool:
+        """Whether the task ended with an error."""
+        return self.state == "FAILURE"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing more is to come."""
+        return self.state in ("SUCCESS", "FAILURE", "REVOKED", "unreadable")
+
+
+def _message(arguments: Any) -> str:
+    """Return the text str(exception) would give for these arguments."""
+    if not isinstance(arguments, list):
+        return str(arguments)
+    return str(arguments[0]) if len(arguments) == 1 else str(tuple(arguments))
+
+
+@dataclass(eq=False)
+class Call:
+    """One task that the grader (or a client of the submission) sent, and its reply if one came.
+
+    `limit` is the time it was given, in seconds; `sent_at` an epoch time in seconds.
+    """
+
+    id: str
+    task: str
+    args: Sequence[Any] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    sent_at: float = 0.0
+    limit: float = 5.0
+    reply: Reply | None = None
+
+    def __str__(self) -> str:
+        from grader.expect import short
+
+        words = [short(a, 60) for a in self.args]
+        words += [f"{k}={short(v, 60)}" for k, v in self.kwargs.items()]
+        return f"{self.task.rpartition('.')[2]}({', '.join(words)})"
+
+
+@dataclass(frozen=True)
+class Message:
+    """A task message as it was published, seen by the grader at the broker itself."""
+
+    task: str
+    id: str
+    queue: str
+    content_type: str
+    retries: int
+    eta: str | None
+    at: float
+    body: str = ""
+
+    @property
+    def planned_for(self) -> float | None:
+        """The ETA as an epoch time in seconds, or None for `now`."""
+        return datetime.fromisoformat(self.eta).timestamp() if self.eta else None
+
+
+@dataclass
+class History:
+    """Everything that was seen in one run of one submission on one broker."""
+
+    exercise: str = ""
+    broker: str = ""
+    seed: int = 0
+    calls: list[Call] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    faults: list[dict[str, Any]] = field(default_factory=list)
+
+    def events_of(self, task_id: str, kind: str = "") -> list[dict[str, Any]]:
+        """Return a task's events in the order of their own clock, of one kind if named."""
+        chosen = (e for e in self.events if e.get("uuid") == task_id)
+        return sorted(
+            (e for e in chosen if not kind or e.get("type") == kind),
+            key=lambda e: float(e.get("timestamp", 0)),
+        )
+
+    def executions(self, task_id: str) -> int:
+        """Return how often a worker started this task."""
+        return len(self.events_of(task_id, "task-started"))
+
+    def message(self, task_id: str) -> Message | None:
+        """Return the first message seen that carries this task, None if there was none."""
+        return next((m for m in self.messages if m.id == task_id), None)
+
+    def planned_waits(self, task_id: str) -> list[float]:
+        """Return the wait in seconds that each retry was published with, by retry number.
+
+        It is the message's ETA less the time it was published; no ETA means 0. Messages are paired
+        by their retry number because they may be seen out of order.
+        """
+        mine = {m.retries: m for m in self.messages if m.id == task_id and m.retries}
+        return [max(0.0, (m.planned_for or m.at) - m.at) for _, m in sorted(mine.items())]
+
+    def save(self, path: Path) -> None:
+        """Write the history as JSON."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self), ensure_ascii=False, default=repr))
+
+    @classmethod
+    def load(cls, path: Path) -> History:
+        """Read a history that `save` wrote."""
+        data = json.loads(path.read_text())
+        replies = [row.pop("reply") for row in data["calls"]]
+        calls = [Call(**row) for row in data.pop("calls")]
+        for call, reply in zip(calls, replies, strict=True):
+            call.reply = Reply(**reply) if reply else None
+        messages = [Message(**row) for row in data.pop("messages")]
+        return cls(**data, calls=calls, messages=messages)

@@ -1,0 +1,1 @@
+"""Programs that run inside the student's processes. They never import the grader."""

@@ -1,0 +1,289 @@
+"""The one object that a check talks to: it runs the submission, sends, faults, and remembers.
+
+A Lab is one submission's life on one broker: a namespace, a copy of the submission, a worker, and a
+client process when a check asks for one. It is thrown away, and a new one made, whenever a check
+leaves it in a state that could disturb the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from grader.client import Client
+from grader.errors import LabFault, SubmissionFault, WorkerSilent
+from grader.exercise import Exercise
+from grader.expect import fact
+from grader.history import Call, History
+from grader.process import Child, spawn, wait_until
+from grader.publisher import Publisher
+from grader.sandbox import Sandbox, environment
+from grader.stack.provider import Namespace, Stack
+from grader.submission import Submission
+from grader.words import Text
+from grader.worker import Worker
+
+T = TypeVar("T")
+BOOT_SECONDS = 30.0
+ANSWER_SECONDS = 5.0
+# A busy machine may stretch wall time; an answer is late only when the worker had the processor for
+# its limit, or when this many limits of wall time have passed.
+STRETCH = 3
+
+
+class Lab:
+    """A running submission.
+
+    Args:
+        exercise: what it is graded against.
+        submission: whose copy runs.
+        broker: "redis" or "rabbitmq".
+        stack: where the namespace comes from.
+        box: what holds the student's processes.
+        seed: of every drawn input.
+    """
+
+    def __init__(
+        self,
+        exercise: Exercise,
+        submission: Submission,
+        broker: str,
+        stack: Stack,
+        box: Sandbox,
+        seed: int,
+    ) -> None:
+        self.exercise, self.broker, self.box, self.seed = exercise, broker, box, seed
+        self.home, self.stack = stack.home, stack
+        self.history = History(exercise.id, broker, seed)
+        self.dirty = False
+        self.rng = random.Random(seed)
+        self._workers: list[Worker] = []
+        self._made: dict[str, Any] = {}
+        self._closers = contextlib.ExitStack()
+        try:
+            self._open(submission)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, submission: Submission) -> None:
+        stem = f"{self.exercise.id}-{self.broker}-{id(self):x}"
+        self.folder = submission.copy(self.home.folder / stem, self.exercise)
+        self._closers.callback(shutil.rmtree, self.home.folder / stem, True)
+        self.space: Namespace = self.stack.open(self.broker)
+        self._closers.callback(self.space.close)
+        self.client = self.start_client()
+        self.worker = self.start_worker("lab")
+        self._listen()
+
+    def _listen(self) -> None:
+        """Connect the grader's own side while the submission's processes are still booting."""
+        from grader.events import Listener
+
+        self.publisher = Publisher(self.space.grader_broker, self.space.grader_backend)
+        self._closers.callback(self.publisher.close)
+        self._listener = Listener(self.space.grader_broker, self.history.events)
+        self._closers.callback(self._listener.close)
+        self._listener.ready()
+        said = self.client.hello()
+        self.tasks: list[str] = [str(task) for task in said["tasks"]]
+        self._routes: Mapping[str, Any] = said["routes"]
+        self.publisher.result_key = str(said["result_key"])
+        self.await_worker(self.worker)
+
+    # --- processes -----------------------------------------------------------------------------
+
+    def start_worker(self, name: str, **options: Any) -> Worker:
+        """Start a worker of the submission; `await_worker` waits until it takes tasks."""
+        worker = Worker(
+            self.box,
+            self.folder,
+            self.space.environment,
+            self.home.ledger,
+            self.exercise.module,
+            name=name,
+            **options,
+        )
+        self._workers.append(worker)
+        self._closers.callback(worker.end)
+        return worker
+
+    def await_worker(self, worker: Worker) -> None:
+        """Wait until a worker answers.
+
+        A task of a name that nobody has registered is answered by the worker's main process itself:
+        that works whatever the submission's tasks do.
+
+        Raises:
+            WorkerDied, WorkerSilent: the submission's worker does not come up.
+        """
+        call = self.publisher.send("lab.ready", self.queue("lab.ready"), (), {}, BOOT_SECONDS)
+        deadline = time.monotonic() + BOOT_SECONDS
+        while self.publisher.fetch([call]):
+            if not worker.alive:
+                raise worker.death()
+            if time.monotonic() > deadline:
+                raise WorkerSilent("worker_silent", seconds=f"{BOOT_SECONDS:g}")
+            threading.Event().wait(0.003)
+
+    def start_client(self) -> Client:
+        """Start a client process of the submission; it imports the module at once."""
+        client = Client(
+            self.box, self.folder, self.space.environment, self.home.ledger, self.exercise.module
+        )
+        self._closers.callback(client.end)
+        return client
+
+    def start_program(self, *arguments: str, extra: Mapping[str, str] | None = None) -> Child:
+        """Start a script of the submission (`"web.py", "--port", "8000"`), return its process."""
+        env = environment(self.folder, {**self.space.environment, **(extra or {})})
+        child = spawn(
+            self.box.command("program", arguments, self.folder),
+            env=env,
+            cwd=self.folder,
+            ledger=self.home.ledger,
+        )
+        self._closers.callback(child.end)
+        return child
+
+    def restart_worker(self) -> Worker:
+        """End the worker (SIGKILL) and start a new one in its place."""
+        self.worker.end()
+        self._workers.remove(self.worker)
+        self.worker = self.start_worker("lab")
+        self.await_worker(self.worker)
+        return self.worker
+
+    def second_worker(self) -> Worker:
+        """Start one more worker beside the first and wait until it takes tasks."""
+        self.dirty = True
+        name = f"lab{len(self._workers) + 1}"
+        worker = self.start_worker(name)
+        late = WorkerSilent("worker_silent", seconds=f"{BOOT_SECONDS:g}")
+        wait_until(lambda: self._answers(worker, name), BOOT_SECONDS, lambda: late, every=0.05)
+        return worker
+
+    def _answers(self, worker: Worker, name: str) -> bool:
+        """Whether a worker that shares its queue with others has answered one of our messages."""
+        if not worker.alive:
+            raise worker.death()
+        self.publisher.send("lab.ready", self.queue("lab.ready"), (), {}, BOOT_SECONDS)
+        return any(event.get("hostname") == f"{name}@lab" for event in self.history.events)
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Keep every worker from doing anything (SIGSTOP) while the block runs."""
+        from grader.faults import freeze
+
+        with freeze([p for w in self._workers for p in w.child.family], self.history.faults):
+            yield
+
+    # --- tasks ---------------------------------------------------------------------------------
+
+    def queue(self, task: str) -> str:
+        """Return the queue that the submission's own app sends this task to."""
+        route = self._routes.get(task) or self._routes.get("lab.ready") or {}
+        return str(route.get("queue") or "celery") if isinstance(route, dict) else "celery"
+
+    def send(self, function: str, *args: Any, within: float = ANSWER_SECONDS) -> Call:
+        """Publish one task of the submission by its function's name; do not wait."""
+        task = f"{self.exercise.module}.{function}"
+        call = self.publisher.send(task, self.queue(task), args, {}, within)
+        self.history.calls.append(call)
+        return call
+
+    def adopt(self, id: str, function: str, *args: Any) -> Call:
+        """Return the call for a task that a client of the submission sent itself."""
+        call = Call(id, f"{self.exercise.module}.{function}", args, {}, time.time(), ANSWER_SECONDS)
+        self.history.calls.append(call)
+        return call
+
+    def call(self, function: str, *args: Any, within: float = ANSWER_SECONDS) -> Call:
+        """Send one task and wait for its reply, at most `within` seconds."""
+        return self.calls([(function, *args)], within)[0]
+
+    def calls(self, calls: Sequence[tuple[Any, ...]], within: float = ANSWER_SECONDS) -> list[Call]:
+        """Send several tasks, `(function, *args)` each, and wait for all of them together."""
+        sent = [self.send(function, *args, within=within) for function, *args in calls]
+        return self.finish(sent, within)
+
+    def finish(self, calls: list[Call], within: float = ANSWER_SECONDS) -> list[Call]:
+        """Wait for the replies; a call that gets none keeps `reply` None.
+
+        Raises:
+            LabFault: the run's own servers are gone through no fault of the submission.
+            SubmissionFault: the worker died, or the submission destroyed its private server.
+        """
+        used, began = self._cpu(), time.monotonic()
+
+        def give_up() -> bool:
+            waited = time.monotonic() - began
+            return self._cpu() - used >= within or waited >= STRETCH * within
+
+        try:
+            answered = self.publisher.wait(calls, within, give_up)
+        except Exception as error:
+            raise self._explain(error) from error
+        if not answered:
+            self.dirty = True
+            if not self.worker.alive:
+                raise self.worker.death()
+        return calls
+
+    def _cpu(self) -> float:
+        return sum(worker.cpu_seconds for worker in self._workers)
+
+    def _explain(self, error: Exception) -> Exception:
+        """Say whose fault a lost connection is."""
+        self.dirty = True
+        if isinstance(error, LabFault | SubmissionFault):
+            return error
+        if not self.space.standing:
+            return SubmissionFault("server_destroyed", broker=self.broker)
+        return LabFault("lost_broker", broker=self.broker, error=error)
+
+    def unregistered(self, functions: Sequence[str]) -> list[str]:
+        """Return those of the functions that the app has no task for."""
+        return [f for f in functions if f"{self.exercise.module}.{f}" not in self.tasks]
+
+    # --- evidence ------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def tapped(self) -> Iterator[None]:
+        """See every published message in `history.messages` while the block runs."""
+        from grader.tap import open_tap
+
+        with open_tap(self.broker, self.space.grader_broker, self.history.messages):
+            yield
+
+    def fact(self, holds: bool, key: str, **fields: object) -> bool:
+        """Return `holds`; when false, note the exercise's own sentences of that key."""
+        words = self.exercise.words[key]
+        texts = (Text(words[side], fields) for side in ("expected", "observed"))
+        return fact(bool(holds), *texts)
+
+    def until(self, ready: Any, within: float = ANSWER_SECONDS) -> bool:
+        """Wait for a condition, at most `within` seconds, and return whether it came true."""
+        with contextlib.suppress(TimeoutError):
+            return bool(wait_until(ready, within, TimeoutError))
+        return False
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """Return what `make` made when it was first asked for under this name, in this lab."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]  # type: ignore[no-any-return]
+
+    def save(self, path: Path) -> None:
+        """Save what was seen so far as JSON."""
+        self.history.save(path)
+
+    def close(self) -> None:
+        """End every process and give everything back."""
+        self._closers.close()

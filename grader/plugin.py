@@ -1,0 +1,270 @@
+"""pytest's door to the runner: `pytest exercises/1_2` grades and prints the score card.
+
+A check is an ordinary test function for pytest, once per broker. What runs it is the same runner
+that `lab grade` uses; this module only turns findings into reports. Nothing heavy is imported
+before the first check runs, so that collecting stays fast.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from grader.check import Check
+from grader.errors import LabError
+from grader.exercise import Exercise, load
+
+if TYPE_CHECKING:
+    from grader.runner import Run
+    from grader.verdict import Finding, Result
+
+VERDICTS = {
+    "blocked": ("blocked", "b", ("BLOCKED", {"yellow": True})),
+    "unknown": ("unknown", "U", ("UNKNOWN", {"purple": True})),
+    "open": ("bonus open", "o", ("BONUS OPEN", {"cyan": True})),
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the lab's options."""
+    group = parser.getgroup("lab", "the learning lab")
+    group.addoption("--submission", help="grade this folder or archive instead of the exercise's")
+    group.addoption("--broker", choices=["redis", "rabbitmq", "all"], default="all")
+    group.addoption("--lang", choices=["en", "zh"], default=None, help="language of the score card")
+    group.addoption("--seed", type=int, default=None, help="repeat a run's inputs")
+    group.addoption("--stack", default="", help="provider of the brokers")
+    group.addoption(
+        "--require", action="append", default=[], help="fail where this broker is missing"
+    )
+
+
+class Findings:
+    """The runs of this pytest session: one an exercise and broker, opened when first needed."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.runs: dict[tuple[str, str], Run] = {}
+        self.missing: dict[str, set[str]] = {}
+        self.exercises: dict[str, Exercise] = {}
+        self._open = contextlib.ExitStack()
+        self._stack: Any = None
+        self._seed: int | None = config.getoption("--seed")
+
+    @property
+    def lang(self) -> str:
+        """The language of everything that is said."""
+        default = "zh" if os.environ.get("LAB_LANG", "").startswith("zh") else "en"
+        return str(self.config.getoption("--lang") or default)
+
+    def finding(self, exercise: Exercise, broker: str, id: str) -> Finding | None:
+        """Return the finding for one check, None where the broker is not to be had."""
+        run = self._run(exercise, broker)
+        return run.finding(id) if run else None
+
+    def _run(self, exercise: Exercise, broker: str) -> Run | None:
+        if exercise.id not in self.missing:
+            self._prepare(exercise)
+        if broker in self.missing[exercise.id]:
+            return None
+        if (exercise.id, broker) not in self.runs:
+            self.runs[exercise.id, broker] = self._start(exercise, broker)
+        return self.runs[exercise.id, broker]
+
+    def _prepare(self, exercise: Exercise) -> None:
+        from grader.session import choose_brokers, draw_seed, session
+
+        if self._stack is None:
+            self._stack = self._open.enter_context(session(self.config.getoption("--stack")))
+            self._seed = draw_seed() if self._seed is None else self._seed
+        wanted = self.config.getoption("--broker")
+        required = self.config.getoption("--require")
+        _, missing = choose_brokers(exercise, wanted, self._stack, required)
+        self.missing[exercise.id] = set(missing)
+        self.exercises[exercise.id] = exercise
+
+    def _start(self, exercise: Exercise, broker: str) -> Run:
+        from grader.runner import Run
+        from grader.submission import Submission
+
+        given = self.config.getoption("--submission")
+        path = self.config.invocation_params.dir / given if given else exercise.folder
+        at_hand = set(brokers_of(exercise, self.config)) - self.missing[exercise.id]
+        run = Run(
+            exercise,
+            Submission.at(path),
+            broker,
+            self._stack,
+            self._seed or 0,
+            shares=len(at_hand),
+        )
+        self._open.callback(run.close)
+        return run
+
+    def results(self) -> list[Result]:
+        """Return one result for each exercise that was touched."""
+        return [self._result(exercise) for exercise in self.exercises.values()]
+
+    def _result(self, exercise: Exercise) -> Result:
+        from grader.verdict import Result
+        from grader.words import NOTHING
+
+        runs = {b: run for (id, b), run in self.runs.items() if id == exercise.id}
+        found = [f for run in runs.values() for f in run.findings.values()]
+        broken = [run.broken.text for run in runs.values() if run.broken]
+        return Result(
+            exercise.id,
+            str(next((run.submission.path for run in runs.values()), exercise.folder)),
+            tuple(runs),
+            self._seed or 0,
+            tuple(found),
+            brokers_not_run=tuple(sorted(self.missing[exercise.id])),
+            isolation=next((run.box.kind for run in runs.values()), ""),
+            note=broken[0] if broken else NOTHING,
+            seconds=round(sum(f.seconds for f in found), 3),
+        )
+
+    def close(self) -> None:
+        """End everything that was started."""
+        self._open.close()
+
+
+KEY = pytest.StashKey[Findings]()
+FINDING = pytest.StashKey["Finding"]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the store of findings; nothing is started before the first check runs."""
+    config.stash[KEY] = Findings(config)
+
+
+@pytest.fixture
+def lab() -> None:
+    """Stands for the lab that the runner hands to the check."""
+
+
+def check_of(function: Any) -> Check | None:
+    """Return the check behind a test function, None for an ordinary test."""
+    found = getattr(function, "check", None)
+    return found if isinstance(found, Check) else None
+
+
+def brokers_of(exercise: Exercise, config: pytest.Config) -> list[str]:
+    """Return the brokers that the options and the exercise agree on."""
+    wanted = config.getoption("--broker")
+    return [broker for broker in exercise.brokers if wanted in ("all", broker)]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each check once per broker."""
+    if check_of(metafunc.function):
+        with _told(metafunc.config):
+            brokers = brokers_of(_exercise(Path(metafunc.definition.path).parent), metafunc.config)
+        metafunc.fixturenames.append("lab_broker")
+        metafunc.parametrize("lab_broker", brokers, scope="session")
+
+
+@contextlib.contextmanager
+def _told(config: pytest.Config) -> Iterator[None]:
+    """Turn the lab's errors into the end of the session with their sentence and exit status."""
+    try:
+        yield
+    except LabError as error:
+        text = error.text.render(config.stash[KEY].lang)
+        pytest.exit(text, returncode=error.exit_status)
+
+
+_loaded: dict[Path, Exercise] = {}
+
+
+def _exercise(folder: Path) -> Exercise:
+    if folder not in _loaded:
+        _loaded[folder] = load(folder)
+    return _loaded[folder]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Let the runner judge a check; leave ordinary tests to pytest."""
+    check = check_of(pyfuncitem.function)
+    if check is None:
+        return None
+    findings = pyfuncitem.config.stash[KEY]
+    broker = str(pyfuncitem.callspec.params["lab_broker"])
+    exercise = _exercise(pyfuncitem.path.parent)
+    with _told(pyfuncitem.config):
+        finding = findings.finding(exercise, broker, check.id)
+    if finding is None:
+        from grader.words import Text
+
+        pytest.skip(Text.of("no_rabbitmq").render(findings.lang))
+    pyfuncitem.stash[FINDING] = finding
+    return True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Give the report of a check its verdict."""
+    report = yield
+    finding = item.stash.get(FINDING, None)
+    if call.when == "call" and finding is not None:
+        _color(report, finding, item)
+    return report
+
+
+def _color(report: Any, finding: Finding, item: pytest.Item) -> None:
+    from grader.verdict import Verdict
+
+    if finding.verdict is Verdict.PASSED:
+        return
+    words = _words(finding, item.config.stash[KEY].lang)
+    # An unsolved bonus is no failure: a student who has every core point sees a green run.
+    if finding.bonus and finding.verdict is not Verdict.UNKNOWN:
+        report.outcome, report.lab_verdict = "skipped", "open"
+        report.longrepr = (str(item.path), 0, words)
+        return
+    report.outcome, report.longrepr = "failed", words
+    if finding.verdict is not Verdict.FAILED:
+        report.lab_verdict = str(finding.verdict)
+
+
+def _words(finding: Finding, lang: str) -> str:
+    from grader.words import Text
+
+    rows = [finding.title.render(lang)]
+    for name in ("expected", "observed", "hint"):
+        if text := getattr(finding, name):
+            rows.append(f"{Text.of(f'label_{name}').render(lang)}: {text.render(lang)}")
+    return "\n".join(rows)
+
+
+def pytest_report_teststatus(report: pytest.TestReport) -> Any:
+    """Name the verdicts that pytest has no word for."""
+    return VERDICTS.get(getattr(report, "lab_verdict", "")) if report.when == "call" else None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End everything; exit status 3 where the lab failed, as for `lab grade`."""
+    findings = session.config.stash[KEY]
+    findings.close()
+    if any(result.exit_status == 3 for result in findings.results()):
+        session.exitstatus = 3
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Print the score card below pytest's own output."""
+    findings = config.stash[KEY]
+    results = [result for result in findings.results() if result.findings]
+    if results:
+        from grader.report import render
+
+        color = terminalreporter.hasmarkup
+        terminalreporter.write_line("")
+        terminalreporter.write_line(render(results, "text", findings.lang, color=color))

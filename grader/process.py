@@ -1,0 +1,198 @@
+"""Child processes: started in a session of their own, their output kept short, ended whole.
+
+Every child is written into the run's ledger (pid and start time) before it is used, so that a later
+run can end what a grader left behind that was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+
+from grader.errors import LabFault
+
+LOG_LIMIT = 1_000_000
+T = TypeVar("T")
+
+
+class Output:
+    """Drains a pipe and keeps its first and its last half megabyte, however much comes."""
+
+    def __init__(self, stream: int) -> None:
+        self._head, self._tail = bytearray(), bytearray()
+        self._lock = threading.Lock()
+        self.size = 0
+        self._thread = threading.Thread(target=self._drain, args=(stream,), daemon=True)
+        self._thread.start()
+
+    def _drain(self, stream: int) -> None:
+        with contextlib.suppress(OSError), os.fdopen(stream, "rb", buffering=0) as pipe:
+            while chunk := pipe.read(65536):
+                self._keep(chunk)
+
+    def _keep(self, chunk: bytes) -> None:
+        with self._lock:
+            self.size += len(chunk)
+            room = LOG_LIMIT // 2 - len(self._head)
+            self._head += chunk[:room] if room > 0 else b""
+            self._tail += chunk[max(room, 0) :]
+            if len(self._tail) > LOG_LIMIT:
+                del self._tail[: -LOG_LIMIT // 2]
+
+    @property
+    def text(self) -> str:
+        """What was printed so far, the middle left out where it was too much."""
+        with self._lock:
+            return (self._head + self._tail).decode("utf-8", "replace")
+
+    def finish(self, within: float = 1.0) -> str:
+        """Wait for the end of the pipe, at most `within` seconds, and return the text."""
+        self._thread.join(within)
+        return self.text
+
+
+class Child:
+    """One process that the grader started, with everything that it starts."""
+
+    def __init__(self, process: subprocess.Popen[bytes], output: Output) -> None:
+        self.process, self.output = process, output
+        self.pid = process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process itself still runs."""
+        return self.process.poll() is None
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code, None while it runs, negative for a signal."""
+        return self.process.poll()
+
+    @property
+    def family(self) -> list[psutil.Process]:
+        """The process and all its living descendants, the process first."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            top = psutil.Process(self.pid)
+            return [top, *top.children(recursive=True)]
+        return []
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process group."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+    def end(self, within: float = 5.0) -> None:
+        """Kill the process and all it started; return when the process is gone."""
+        kill([*self.family, *_session(self.pid)])
+        self.signal(signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(within)
+        for stream in filter(None, (self.process.stdin, self.process.stdout)):
+            with contextlib.suppress(OSError):
+                stream.close()
+        self.output.finish()
+
+
+def _session(leader: int) -> list[psutil.Process]:
+    """Return the processes of a session: also those whose parent has died."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid != leader and os.getsid(process.pid) == leader:
+                found.append(process)
+    return found
+
+
+def kill(processes: Iterable[psutil.Process]) -> None:
+    """Send SIGKILL to each; psutil checks the start time, so a reused pid is safe."""
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+def spawn(
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    ledger: Path,
+    stdin: bool = False,
+    stdout: bool = False,
+    log: Path | None = None,
+) -> Child:
+    """Start a process in its own session, its output drained, and note it in the ledger.
+
+    Args:
+        command: the program and its arguments.
+        env: the whole environment; nothing of the grader's own is added.
+        cwd: the working directory.
+        ledger: the run's list of processes, one JSON object a line.
+        stdin: keep a pipe to its standard input (`child.process.stdin`).
+        stdout: keep a pipe of its standard output apart (`child.process.stdout`); then only
+            standard error is drained.
+        log: write the output to this file instead, for a process that outlives the grader.
+
+    Raises:
+        LabFault: the program can't be started.
+    """
+    reading, writing = _output_to(log)
+    try:
+        process = subprocess.Popen(
+            command,
+            env=dict(env),
+            cwd=cwd,
+            stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if stdout else writing,
+            stderr=writing,
+            start_new_session=True,
+        )
+    except OSError as error:
+        os.close(reading)
+        raise LabFault("cannot_start", program=command[0], error=error) from error
+    finally:
+        os.close(writing)
+    record(ledger, process.pid)
+    return Child(process, Output(reading))
+
+
+def _output_to(log: Path | None) -> tuple[int, int]:
+    """Return the descriptor to read the output from and the one to write it to."""
+    if log is None:
+        return os.pipe()
+    return os.open(os.devnull, os.O_RDONLY), os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+
+def record(ledger: Path, pid: int) -> None:
+    """Note a process by pid and start time, so that a later run can end it."""
+    with contextlib.suppress(psutil.NoSuchProcess), ledger.open("a") as file:
+        entry = {"pid": pid, "started": psutil.Process(pid).create_time()}
+        file.write(json.dumps(entry) + "\n")
+
+
+def wait_until(
+    ready: Callable[[], T], within: float, fault: Callable[[], Exception], every: float = 0.004
+) -> T:
+    """Return the first true value of `ready()`.
+
+    Args:
+        within: seconds to wait at most.
+        fault: makes the error to raise when the time is over.
+        every: seconds between two looks.
+    """
+    deadline = time.monotonic() + within
+    while True:
+        if value := ready():
+            return value
+        if time.monotonic() > deadline:
+            raise fault()
+        threading.Event().wait(every)

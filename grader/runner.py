@@ -1,0 +1,204 @@
+"""Grades one submission against one exercise: runs checks in order, pulls in their prerequisites.
+
+The same runner serves `lab grade`, `lab verify` and pytest. It turns what a check raises into a
+verdict; nothing that goes wrong in the lab or in the grader ever becomes a student's failure.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import traceback
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from grader.check import Check, Hint
+from grader.errors import LabFault, SubmissionFault, UsageError
+from grader.exercise import ROOT, Exercise
+from grader.expect import last_difference
+from grader.lab import Lab
+from grader.sandbox import Sandbox, best
+from grader.stack.provider import Stack
+from grader.submission import Submission
+from grader.verdict import Finding, Result, Verdict
+from grader.words import Text
+
+RUNS = ROOT / ".lab" / "runs"
+Progress = Callable[[Finding], None]
+
+
+class Run:
+    """One submission on one broker. Findings are kept, so a check runs once however often asked."""
+
+    def __init__(
+        self,
+        exercise: Exercise,
+        submission: Submission,
+        broker: str,
+        stack: Stack,
+        seed: int,
+        box: Sandbox | None = None,
+        shares: int = 1,
+    ) -> None:
+        self.exercise, self.submission, self.broker = exercise, submission, broker
+        self.shares = shares  # among how many brokers a criterion's points are shared out
+        self.stack, self.seed, self.box = stack, seed, box or best()
+        self.findings: dict[str, Finding] = {}
+        self.broken: SubmissionFault | None = None
+        self._lab: Lab | None = None
+
+    def finding(self, id: str) -> Finding:
+        """Return the finding for a criterion, running its check and what it builds on if needed."""
+        if id not in self.findings:
+            self.findings[id] = self._judge(self.exercise.checks[id])
+        return self.findings[id]
+
+    def _judge(self, check: Check) -> Finding:
+        for other in map(self.finding, check.after):
+            if other.verdict is Verdict.UNKNOWN:
+                return self._say(check, Verdict.UNKNOWN, observed=other.observed)
+            if other.verdict is not Verdict.PASSED:
+                return self._say(
+                    check, Verdict.BLOCKED, observed=Text.of("blocked_by", title=other.title)
+                )
+        began = time.monotonic()
+        finding = self._try(check)
+        if finding.verdict is Verdict.UNKNOWN:
+            finding = self._try(check)
+        return replace(finding, seconds=round(time.monotonic() - began, 3))
+
+    def _try(self, check: Check) -> Finding:
+        """Run the check once in a lab that nothing has disturbed."""
+        last_difference()
+        try:
+            lab = self._fresh()
+            lab.rng = random.Random(self.seed ^ zlib.crc32(check.id.encode()))
+            check.function(lab)
+        except AssertionError as error:
+            return self._failed(check, error)
+        except SubmissionFault as fault:
+            self._drop()
+            return self._say(
+                check,
+                Verdict.FAILED,
+                expected=Text.of("wanted_standing"),
+                observed=fault.text,
+                hint=self._hint(check, "default"),
+            )
+        except (LabFault, Exception) as error:
+            if isinstance(error, UsageError):
+                raise
+            self._drop()
+            return self._say(check, Verdict.UNKNOWN, observed=_lab_words(error))
+        return self._say(check, Verdict.PASSED)
+
+    def _failed(self, check: Check, error: AssertionError) -> Finding:
+        difference = last_difference()
+        if difference is None:
+            # An assert that compared nothing: the check is wrong, not the submission.
+            return self._say(check, Verdict.UNKNOWN, observed=_lab_words(error))
+        named = error.args[0] if error.args and isinstance(error.args[0], Hint) else Hint("default")
+        return self._say(
+            check,
+            Verdict.FAILED,
+            expected=difference.expected,
+            observed=difference.observed,
+            hint=self._hint(check, named.name),
+        )
+
+    def _fresh(self) -> Lab:
+        """Return a lab in good order; a submission that never starts is tried only once."""
+        if self.broken:
+            raise self.broken
+        if self._lab and (self._lab.dirty or not self._lab.worker.alive):
+            self._drop()
+        if self._lab is None:
+            try:
+                self._lab = Lab(
+                    self.exercise, self.submission, self.broker, self.stack, self.box, self.seed
+                )
+            except SubmissionFault as fault:
+                self.broken = fault
+                raise
+        return self._lab
+
+    def _drop(self) -> None:
+        if self._lab:
+            self._lab.close()
+            self._lab = None
+
+    def _hint(self, check: Check, name: str) -> Text:
+        return self.exercise.criterion(check.id).hints[name]
+
+    def _say(self, check: Check, verdict: Verdict, **words: Text) -> Finding:
+        row = self.exercise.criterion(check.id)
+        share = row.points / self.shares
+        title = Text({"en": check.claim.replace("{", "{{").replace("}", "}}"), **row.title})
+        finding = Finding(check.id, title, _whole(share), row.bonus, verdict, self.broker)
+        return replace(finding, **words)  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        """Save what was seen, end everything."""
+        if self._lab:
+            self._lab.save(RUNS / f"{self.exercise.id}-{self.broker}.json")
+        self._drop()
+
+
+def _whole(points: float) -> float:
+    return int(points) if points == int(points) else points
+
+
+def _lab_words(error: BaseException) -> Text:
+    if isinstance(error, LabFault):
+        return error.text
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(place.filename).name}:{place.lineno}"
+    return Text.of("grader_error", error=f"{type(error).__name__}: {error} ({where})")
+
+
+def grade(
+    exercise: Exercise,
+    submission: Submission,
+    brokers: Sequence[str],
+    stack: Stack,
+    seed: int,
+    *,
+    only: Iterable[str] = (),
+    progress: Progress = lambda finding: None,
+    box: Sandbox | None = None,
+) -> Result:
+    """Grade a submission on every broker named.
+
+    Args:
+        brokers: brokers to run on, all of them available.
+        only: criteria to judge; all of the exercise's if empty.
+        progress: called with each finding as it becomes known.
+
+    Returns:
+        The result; a criterion's points are shared out equally among the brokers.
+    """
+    began = time.monotonic()
+    findings: list[Finding] = []
+    note, isolation = Text({"en": ""}), ""
+    for broker in brokers:
+        run = Run(exercise, submission, broker, stack, seed, box, shares=len(brokers))
+        try:
+            for id in only or exercise.checks:
+                findings.append(run.finding(id))
+                progress(findings[-1])
+        finally:
+            run.close()
+        isolation = run.box.kind
+        note = run.broken.text if run.broken else note
+    return Result(
+        exercise.id,
+        str(submission.path),
+        tuple(brokers),
+        seed,
+        tuple(findings),
+        isolation=isolation,
+        note=note,
+        seconds=round(time.monotonic() - began, 3),
+    )

@@ -1,0 +1,120 @@
+"""What holds a student's processes: bubblewrap where it works, else a session and resource limits.
+
+Inside bubblewrap the submission sees the interpreter, its libraries, its own copy and a private
+temporary folder; nothing of the repository, of other users or of the grader. The network is the
+machine's own: a broker and a web page are reached through ordinary loopback addresses.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+INSIDE = Path(__file__).resolve().parent / "inside"
+MIB = 1024 * 1024
+# Per process. Address space, not memory in use: a prefork worker maps far more than it touches.
+LIMITS = {
+    "RLIMIT_CORE": 0,
+    "RLIMIT_CPU": 300,
+    "RLIMIT_AS": 4096 * MIB,
+    "RLIMIT_FSIZE": 64 * MIB,
+    "RLIMIT_NOFILE": 1024,
+}
+TMP_BYTES = 64 * MIB
+SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin")
+ETC = ("ld.so.cache", "hosts", "passwd", "group", "nsswitch.conf", "localtime", "ssl", "mime.types")
+UNSHARE = ("user", "pid", "ipc", "uts", "cgroup-try")
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """How to start a program of a submission. `kind` is "bubblewrap" or "limits"."""
+
+    kind: str
+
+    def command(self, program: str, arguments: Sequence[str], folder: Path) -> list[str]:
+        """Return the command that runs one of the programs of grader/inside in `folder`.
+
+        Args:
+            program: "worker", "client" or "program".
+            arguments: what follows the limits on its command line.
+            folder: the submission's copy; writable, and the working directory.
+        """
+        script = INSIDE / f"{program}.py"
+        command = [sys.executable, "-I", str(script), json.dumps(LIMITS), *arguments]
+        return [*_bubblewrap(folder), *command] if self.kind == "bubblewrap" else command
+
+    def folder(self, copy: Path) -> Path:
+        """Return the path under which the submission sees its own folder."""
+        return copy
+
+
+@functools.cache
+def best() -> Sandbox:
+    """Return the strongest sandbox that works on this machine, tried by running it once."""
+    return Sandbox("bubblewrap" if _bubblewrap_works() else "limits")
+
+
+def _bubblewrap_works() -> bool:
+    if not shutil.which("bwrap"):
+        return False
+    command = [*_bubblewrap(INSIDE), sys.executable, "-I", "-c", "import celery"]
+    try:
+        return subprocess.run(command, capture_output=True, timeout=20, env={}).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def _bubblewrap(folder: Path) -> list[str]:
+    command = ["bwrap", "--die-with-parent", "--cap-drop", "ALL", "--uid", "1000", "--gid", "1000"]
+    command += [f"--unshare-{name}" for name in UNSHARE]
+    for path in SYSTEM:
+        command += _same(path)
+    for name in ETC:
+        command += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+    command += ["--dev", "/dev", "--proc", "/proc", "--size", str(TMP_BYTES), "--tmpfs", "/tmp"]
+    for path in (*_interpreter(), str(INSIDE)):
+        command += ["--ro-bind", path, path]
+    return [*command, "--bind", str(folder), str(folder), "--chdir", str(folder)]
+
+
+def _same(path: str) -> list[str]:
+    """Show a system folder as it is: a link stays a link."""
+    if os.path.islink(path):
+        return ["--symlink", os.readlink(path), path]
+    return ["--ro-bind-try", path, path]
+
+
+def _interpreter() -> list[str]:
+    """Return the folders of Python and its packages, outermost first, system ones left out."""
+    real = Path(sys.executable).resolve().parent.parent
+    wanted = {sys.prefix, sys.base_prefix, sys.exec_prefix, str(real)}
+    wanted |= {p for p in sys.path if p.endswith(("site-packages", "dist-packages"))}
+    kept: list[str] = []
+    for path in sorted(wanted):
+        if path.startswith("/usr") or path == "/" or not Path(path).exists():
+            continue
+        if not any(Path(path).is_relative_to(k) for k in kept):
+            kept.append(path)
+    return kept
+
+
+def environment(folder: Path, extra: Mapping[str, str]) -> dict[str, str]:
+    """Return the whole environment of a student's process: nothing of the grader's is in it."""
+    return {
+        "PATH": os.defpath,
+        "HOME": str(folder),
+        "LANG": "C.UTF-8",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        # Celery refuses some things to root; under bubblewrap nobody is root.
+        "C_FORCE_ROOT": "1",
+        **extra,
+    }

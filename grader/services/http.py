@@ -1,0 +1,279 @@
+"""An HTTP service that answers as a check scripted it and logs every request.
+
+    with HttpService() as flaky:
+        flaky.script("job-*", fail(503, times=3), then=ok(value=1))
+        ...
+        assert len(flaky.requests("job-1")) == 4
+
+The log, and not what a task says, tells how often the task really ran.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from email.utils import formatdate
+from fnmatch import fnmatchcase
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import quote, unquote
+
+from grader.services import HOST, Server, reset
+from grader.services.script import (
+    Script,
+    Step,
+    answer,
+    cut,
+    delay,
+    fail,
+    ok,
+    phrase,
+    refuse,
+    retry_after,
+    sentence,
+)
+
+# A check takes the service and the steps from one place.
+__all__ = [
+    "HttpService",
+    "Request",
+    "Step",
+    "answer",
+    "cut",
+    "delay",
+    "fail",
+    "ok",
+    "refuse",
+    "retry_after",
+]
+
+BODY_LIMIT = 1024 * 1024
+LOG_LIMIT = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request as it came.
+
+    `at` is an epoch time and `began` and `ended` are `time.monotonic()` readings, all in seconds;
+    the request ended when its answer was handed to the system or its client was found gone.
+    `key` is the path behind the service's prefix, without the query, and empty for other paths.
+    `headers` have lower-case names; of `body` the first MiB is kept. `answered` is the status, or
+    "cut", "refused", "hung up" (the client left first), "stopped" (the service did), or None while
+    there is no answer yet. What was not HTTP has no method.
+    """
+
+    at: float
+    method: str
+    path: str
+    key: str
+    headers: Mapping[str, str]
+    body: str = ""
+    answered: int | str | None = None
+    began: float = 0.0
+    ended: float | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """Return the record as a dict that can be saved as JSON."""
+        return {**vars(self), "headers": dict(self.headers)}
+
+
+class _Log:
+    """The requests in the order of their arrival, kept until they fill LOG_LIMIT bytes."""
+
+    def __init__(self) -> None:
+        self._rows: list[Request] = []
+        self._lock, self._size = threading.Lock(), 0
+
+    def add(self, request: Request, size: int) -> int | None:
+        """Note a request and return its number, None when there is no room for it."""
+        with self._lock:
+            self._size += size
+            if self._size > LOG_LIMIT:
+                return None
+            self._rows.append(request)
+            return len(self._rows) - 1
+
+    def change(self, number: int, **news: Any) -> Request:
+        with self._lock:
+            self._size += len(news.get("body", ""))
+            self._rows[number] = replace(self._rows[number], **news)
+            return self._rows[number]
+
+    def end(self, number: int, answered: int | str) -> None:
+        self.change(number, answered=answered, ended=time.monotonic())
+
+    def matching(self, pattern: str) -> list[Request]:
+        with self._lock:
+            return [row for row in self._rows if fnmatchcase(row.key, pattern)]
+
+
+class HttpService(Server):
+    """The service. `url` is its base; a key `job-1` lives at `<url><prefix>job-1`.
+
+    A client that sends more than LOG_LIMIT bytes of requests in all is refused from there on, so
+    that a loop gone wild can't fill the grader's memory. A subclass may answer by rules of its own
+    in `choose`.
+    """
+
+    def __init__(self, prefix: str = "/jobs/", port: int = 0) -> None:
+        self.prefix = prefix
+        self._scripts: list[Script] = []
+        self._log, self._writing = _Log(), threading.Lock()
+        super().__init__(port)
+
+    @property
+    def url(self) -> str:
+        """The base URL, without a slash at its end."""
+        return f"http://{HOST}:{self.port}"
+
+    def address(self, key: str) -> str:
+        """Return the URL of a key."""
+        return f"{self.url}{self.prefix}{quote(key)}"
+
+    def script(self, pattern: str, *steps: Step, then: Step | None = None) -> None:
+        """Say how the keys that match `pattern` are answered; the newest matching script counts.
+
+        Each key plays the steps from the start, one a request, whatever other keys do. After the
+        last one comes `then` for ever; without it, 410 and a sentence.
+        """
+        if not steps and then is None:
+            raise ValueError(f"the script for {pattern!r} has no step")
+        row = [step for step in steps for _ in range(step.times)]
+        with self._writing:
+            self._scripts.insert(0, Script(pattern, row, then))
+
+    def requests(self, key: str = "*") -> list[Request]:
+        """Return the requests of a key (or of a pattern of keys) in the order of their arrival."""
+        return self._log.matching(key)
+
+    def log(self) -> list[dict[str, Any]]:
+        """Return every request as a plain dict, for `History.requests`."""
+        return [request.plain() for request in self.requests()]
+
+    def choose(self, request: Request) -> Step:
+        """Return the step that answers this request; called on the service's own thread."""
+        if not request.method:
+            return sentence(400, "not_http", line=request.path)
+        if "transfer-encoding" in request.headers:
+            return sentence(411, "length_wanted")
+        with self._writing:
+            for script in self._scripts:
+                if request.key and fnmatchcase(request.key, script.pattern):
+                    return script.next(request.key)
+        return sentence(404, "unscripted", method=request.method, path=request.path)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer the requests of one connection."""
+        while await self._exchange(reader, writer):
+            pass
+
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Take one request and answer it; return whether another may follow."""
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.LimitOverrunError:
+            head = b"more than 64 KiB of headers"
+        request, keep = _parse(head, self.prefix)
+        number = self._log.add(request, len(head))
+        if number is None:
+            reset(writer)
+            return False
+        try:
+            request = self._log.change(number, body=await _body(request, reader, writer))
+            return await self._answer(number, request, keep, reader, writer)
+        except (OSError, EOFError):
+            self._log.end(number, "hung up")
+            raise
+        except asyncio.CancelledError:
+            self._log.end(number, "stopped")
+            raise
+
+    async def _answer(
+        self,
+        number: int,
+        request: Request,
+        keep: bool,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> bool:
+        step = self.choose(request)
+        keep = await _stays(reader, step.wait) and keep and step.cut_after is None
+        if step.refused:
+            self._log.end(number, "refused")
+            reset(writer)
+            return False
+        # Logged first: whoever has the answer must find it in the log.
+        self._log.end(number, step.status if step.cut_after is None else "cut")
+        writer.write(_wire(request, step, keep))
+        await writer.drain()
+        return keep
+
+
+def _parse(head: bytes, prefix: str) -> tuple[Request, bool]:
+    """Return the request, still without its body, and whether its client expects to go on."""
+    at, began = time.time(), time.monotonic()
+    line, *rows = head.decode("iso-8859-1").strip().split("\r\n")
+    fields = (row.partition(":") for row in rows)
+    headers = {name.strip().lower(): value.strip() for name, _, value in fields}
+    try:
+        method, target, version = line.split(" ")
+        if not version.startswith("HTTP/1.") or int(headers.get("content-length", 0)) < 0:
+            raise ValueError(version)
+    except ValueError:
+        return Request(at, "", line[:200], "", MappingProxyType({}), began=began), False
+    path = target.partition("?")[0]
+    key = unquote(path.removeprefix(prefix)) if path.startswith(prefix) else ""
+    last = version == "HTTP/1.0" or "transfer-encoding" in headers
+    keep = not last and headers.get("connection", "").lower() != "close"
+    return Request(at, method, target, key, MappingProxyType(headers), began=began), keep
+
+
+async def _body(
+    request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> str:
+    left, kept = int(request.headers.get("content-length", 0)), bytearray()
+    if request.headers.get("expect", "").lower() == "100-continue":
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    while left:
+        chunk = await reader.read(min(left, 65536))
+        if not chunk:
+            raise EOFError
+        left -= len(chunk)
+        kept += chunk[: BODY_LIMIT - len(kept)]
+    return kept.decode("utf-8", "replace")
+
+
+async def _stays(reader: asyncio.StreamReader, seconds: float) -> bool:
+    """Wait; return False when the client sent more meanwhile, which closes the connection.
+
+    Raises:
+        EOFError: the client hung up.
+    """
+    quiet = True
+    if not seconds:
+        return quiet
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while True:
+                if not await reader.read(65536):
+                    raise EOFError
+                quiet = False
+    return quiet
+
+
+def _wire(request: Request, step: Step, keep: bool) -> bytes:
+    own = {name.lower() for name, _ in step.headers}
+    rows = [f"HTTP/1.1 {step.status} {phrase(step.status)}"]
+    rows += [f"{name}: {value}" for name, value in step.headers]
+    if step.status != 204 and not own & {"content-length", "transfer-encoding"}:
+        rows.append(f"Content-Length: {len(step.body)}")
+    rows += [f"Date: {formatdate(usegmt=True)}"] if "date" not in own else []
+    rows.append(f"Connection: {'keep-alive' if keep else 'close'}")
+    bare = request.method == "HEAD" or step.status in (204, 304)
+    body = b"" if bare else step.body[: step.cut_after]
+    return "\r\n".join([*rows, "", ""]).encode("iso-8859-1") + body

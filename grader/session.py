@@ -1,0 +1,66 @@
+"""One call of the grader, by whichever door: a home, a stack, a seed, and an orderly end."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+from collections.abc import Iterator, Sequence
+
+from grader.errors import NoBroker
+from grader.exercise import BROKERS, Exercise
+from grader.home import Home, sweep
+from grader.stack.provider import Stack
+
+
+@contextlib.contextmanager
+def session(stack: str = "") -> Iterator[Stack]:
+    """Sweep what dead runs left, open a home and a stack, and close both whatever happens.
+
+    SIGTERM and SIGHUP end the call the way Ctrl-C does, so that nothing is left behind.
+    """
+    with _as_interrupt(signal.SIGTERM, signal.SIGHUP):
+        sweep()
+        with Home() as home, Stack(home, stack) as opened:
+            yield opened
+
+
+@contextlib.contextmanager
+def _as_interrupt(*numbers: signal.Signals) -> Iterator[None]:
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = [(number, signal.signal(number, interrupt)) for number in numbers]
+    except ValueError:  # not the main thread: the owner of the main thread sees to it
+        before = []
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+def choose_brokers(
+    exercise: Exercise, wanted: str, stack: Stack, required: Sequence[str] = ()
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the brokers to run on, and those wanted that this machine lacks.
+
+    Args:
+        wanted: "redis", "rabbitmq", "all", or "" for all that the exercise names.
+        required: brokers whose absence is an error.
+
+    Raises:
+        NoBroker: a required broker, or every wanted one, is not to be had.
+    """
+    asked = exercise.brokers if wanted in ("", "all") else (wanted,)
+    missing = stack.missing(tuple(asked))
+    if set(missing) & set(required) or len(missing) == len(asked):
+        raise NoBroker("no_rabbitmq")
+    stack.prepare(tuple(b for b in asked if b not in missing))
+    return tuple(b for b in BROKERS if b in asked and b not in missing), missing
+
+
+def draw_seed() -> int:
+    """Return a new seed: it is printed, and `--seed` repeats it."""
+    return random.SystemRandom().randrange(1, 1_000_000)

@@ -1,0 +1,1 @@
+"""The live stack: brokers and result backends, one namespace a run, nothing left behind."""

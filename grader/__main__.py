@@ -1,0 +1,5 @@
+"""`python -m grader` is `lab`."""
+
+from grader.cli import main
+
+main()

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from grader.exercise import EXERCISES, ROOT, SOLUTIONS, Exercise, find, folders
+from grader.exercise import EXERCISES, ROOT, Exercise, find, folders
+from grader.rubric import rubric_problems
 
 BLOCK = re.compile(r"(<!-- generated: (?P<name>\w+) -->\n).*?(<!-- end generated -->)", re.S)
 FENCE = re.compile(r"^```.*?^```", re.M | re.S)
@@ -96,15 +97,9 @@ def problems() -> list[str]:
 
 def exercise_problems(exercise: Exercise) -> list[str]:
     """Return what is wrong with one exercise's rubric, files and handouts."""
-    found = []
-    core = sum(c.points for c in exercise.criteria if not c.bonus)
-    if core != 100:
-        found.append(f"{exercise.id}: the core criteria add up to {core} points, not 100")
-    for folder in (exercise.folder, SOLUTIONS / exercise.id):
-        found += [f"{folder / f} is missing" for f in exercise.files if not (folder / f).exists()]
     pair = [exercise.folder / name for name in HANDOUTS.values()]
     absent = [f"{path} is missing" for path in pair if not path.is_file()]
-    return found + (absent or handout_problems(*pair))
+    return rubric_problems(exercise) + (absent or handout_problems(*pair))
 
 
 def handout_problems(english: Path, chinese: Path) -> list[str]:

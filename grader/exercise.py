@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EXERCISES = ROOT / "exercises"
 SOLUTIONS = ROOT / "solutions"
 BROKERS = ("redis", "rabbitmq")
+PROVIDERS = ("external", "compose", "system", "embedded")
 SIDES = ("expected", "observed")
 
 
@@ -63,6 +64,19 @@ class Exercise:
     def check_files(self) -> list[Path]:
         """The files that hold the checks, sorted by name."""
         return sorted(self.folder.glob("test_*.py"))
+
+    def asked(self, wanted: str) -> tuple[str, ...]:
+        """Return the brokers to run on for an option's "redis", "rabbitmq" or "all".
+
+        Raises:
+            UsageError: the exercise does not run on that broker.
+        """
+        if wanted in ("", "all"):
+            return self.brokers
+        if wanted not in self.brokers:
+            offered = ", ".join(self.brokers)
+            raise UsageError("broker_not_offered", id=self.id, broker=wanted, offered=offered)
+        return (wanted,)
 
     def criterion(self, id: str) -> Criterion:
         """Return the rubric's row of that id; UsageError names the nearest one."""

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from grader.client import Client
 from grader.errors import LabFault, SubmissionFault, WorkerSilent
@@ -278,7 +278,7 @@ class Lab:
         """Return what `make` made when it was first asked for under this name, in this lab."""
         if name not in self._made:
             self._made[name] = make()
-        return self._made[name]  # type: ignore[no-any-return]
+        return cast(T, self._made[name])
 
     def save(self, path: Path) -> None:
         """Save what was seen so far as JSON."""

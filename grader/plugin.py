@@ -17,7 +17,7 @@ import pytest
 
 from grader.check import Check
 from grader.errors import LabError
-from grader.exercise import Exercise, load
+from grader.exercise import PROVIDERS, Exercise, load
 
 if TYPE_CHECKING:
     from grader.runner import Run
@@ -37,7 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--broker", choices=["redis", "rabbitmq", "all"], default="all")
     group.addoption("--lang", choices=["en", "zh"], default=None, help="language of the score card")
     group.addoption("--seed", type=int, default=None, help="repeat a run's inputs")
-    group.addoption("--stack", default="", help="provider of the brokers")
+    group.addoption("--stack", choices=PROVIDERS, help="provider of the brokers")
     group.addoption(
         "--require", action="append", default=[], help="fail where this broker is missing"
     )
@@ -79,7 +79,7 @@ class Findings:
         from grader.session import choose_brokers, draw_seed, session
 
         if self._stack is None:
-            self._stack = self._open.enter_context(session(self.config.getoption("--stack")))
+            self._stack = self._open.enter_context(session(self.config.getoption("--stack") or ""))
             self._seed = draw_seed() if self._seed is None else self._seed
         wanted = self.config.getoption("--broker")
         required = self.config.getoption("--require")
@@ -93,7 +93,8 @@ class Findings:
 
         given = self.config.getoption("--submission")
         path = self.config.invocation_params.dir / given if given else exercise.folder
-        at_hand = set(brokers_of(exercise, self.config)) - self.missing[exercise.id]
+        asked = exercise.asked(self.config.getoption("--broker"))
+        at_hand = set(asked) - self.missing[exercise.id]
         run = Run(
             exercise,
             Submission.at(path),
@@ -153,17 +154,12 @@ def check_of(function: Any) -> Check | None:
     return found if isinstance(found, Check) else None
 
 
-def brokers_of(exercise: Exercise, config: pytest.Config) -> list[str]:
-    """Return the brokers that the options and the exercise agree on."""
-    wanted = config.getoption("--broker")
-    return [broker for broker in exercise.brokers if wanted in ("all", broker)]
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each check once per broker."""
     if check_of(metafunc.function):
         with _told(metafunc.config):
-            brokers = brokers_of(_exercise(Path(metafunc.definition.path).parent), metafunc.config)
+            exercise = _exercise(Path(metafunc.definition.path).parent)
+            brokers = exercise.asked(metafunc.config.getoption("--broker"))
         metafunc.fixturenames.append("lab_broker")
         metafunc.parametrize("lab_broker", brokers, scope="session")
 

@@ -51,10 +51,11 @@ def choose_brokers(
         required: brokers whose absence is an error.
 
     Raises:
+        UsageError: the exercise does not run on the wanted broker.
         NoBroker: a required broker, or every wanted one, is not to be had.
     """
-    asked = exercise.brokers if wanted in ("", "all") else (wanted,)
-    missing = stack.missing(tuple(asked))
+    asked = exercise.asked(wanted)
+    missing = stack.missing(asked)
     if set(missing) & set(required) or len(missing) == len(asked):
         raise NoBroker("no_rabbitmq")
     stack.prepare(tuple(b for b in asked if b not in missing))

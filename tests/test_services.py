@@ -313,7 +313,6 @@ def test_a_client_that_never_reads_disturbs_nobody(service):
         b"GET /jobs/job-1 HTTP/1.1\r\nContent-Length: -4\r\n\r\n",
         b"GET /jobs/job-1 HTTP/1.1\r\nContent-Length: many\r\n\r\n",
         b"\xff\xfe\x00\r\n\r\n",
-        b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\n\r\n",
     ],
 )
 def test_what_is_not_http_is_told_so(service, nonsense):
@@ -336,14 +335,39 @@ def test_silent_connections_are_no_requests(service):
     assert len(service.log()) == 1
 
 
-def test_a_body_in_chunks_is_told_off(service):
-    """A body without a length is answered 411 and logged."""
+def test_a_body_in_chunks_is_put_together(service):
+    """A body without a length is logged whole, and the connection goes on behind it."""
+    service.script("job-1", then=ok())
+    line = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
+
+    for _ in range(2):
+        line.request("POST", "/jobs/job-1", iter([b"one ", b"x" * 70_000, b" two"]))
+        assert line.getresponse().read() == b'{"value": 1}'
+    line.close()
+
+    assert [each.body for each in service.requests()] == ["one " + "x" * 70_000 + " two"] * 2
+
+
+@pytest.mark.parametrize("chunks", [b"pear\r\n", b"-5\r\n12345", b"x" * 70_000, b"3\r\nab"])
+def test_broken_chunks_end_the_connection(service, chunks):
+    """A size that is no number, or less than there should be: logged, and no step is used."""
+    service.script("job-1", fail(500), then=ok())
+    head = b"POST /jobs/job-1 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    raw(service, head + chunks).close()
+
+    until(lambda: [e.answered for e in service.requests()] == ["hung up"], "the end")
+    assert statuses(service) == [500]
+
+
+def test_endless_headers_are_no_request(service):
+    """More than 64 KiB of headers are logged as what they are; others are served."""
     service.script("job-1", then=ok())
 
-    status, _, body = ask(service, method="POST", body=iter([b"a", b"b"]))
+    with raw(service, b"GET /jobs/job-1?" + b"x" * 70_000):
+        until(lambda: [e.answered for e in service.requests()] == [400], "the refusal")
 
-    assert status == 411 and "Content-Length" in json.loads(body)["error"]["en"]
-    assert service.requests()[0].answered == 411
+    assert service.requests()[0].method == "" and statuses(service) == [200]
 
 
 def test_old_clients_are_answered_and_closed(service):

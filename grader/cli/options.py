@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from grader.stack.provider import PROVIDERS
+from grader.exercise import PROVIDERS
 
 FORMATS = ("text", "json", "junit", "gradescope", "markdown")
 

@@ -159,8 +159,6 @@ class HttpService(Server):
         """Return the step that answers this request; called on the service's own thread."""
         if not request.method:
             return sentence(400, "not_http", line=request.path)
-        if "transfer-encoding" in request.headers:
-            return sentence(411, "length_wanted")
         with self._writing:
             for script in self._scripts:
                 if request.key and fnmatchcase(request.key, script.pattern):
@@ -228,24 +226,43 @@ def _parse(head: bytes, prefix: str) -> tuple[Request, bool]:
         return Request(at, "", line[:200], "", MappingProxyType({}), began=began), False
     path = target.partition("?")[0]
     key = unquote(path.removeprefix(prefix)) if path.startswith(prefix) else ""
-    last = version == "HTTP/1.0" or "transfer-encoding" in headers
-    keep = not last and headers.get("connection", "").lower() != "close"
+    keep = version != "HTTP/1.0" and headers.get("connection", "").lower() != "close"
     return Request(at, method, target, key, MappingProxyType(headers), began=began), keep
 
 
 async def _body(
     request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> str:
-    left, kept = int(request.headers.get("content-length", 0)), bytearray()
     if request.headers.get("expect", "").lower() == "100-continue":
         writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    while left:
-        chunk = await reader.read(min(left, 65536))
-        if not chunk:
-            raise EOFError
-        left -= len(chunk)
-        kept += chunk[: BODY_LIMIT - len(kept)]
+    kept = bytearray()
+    if "transfer-encoding" in request.headers:
+        await _take_chunks(reader, kept)
+    else:
+        await _take(reader, int(request.headers.get("content-length", 0)), kept)
     return kept.decode("utf-8", "replace")
+
+
+async def _take(reader: asyncio.StreamReader, size: int, kept: bytearray) -> None:
+    """Read `size` bytes to the last and keep what there is room for."""
+    while size:
+        piece = await reader.read(min(size, 65536))
+        if not piece:
+            raise EOFError
+        size -= len(piece)
+        kept += piece[: BODY_LIMIT - len(kept)]
+
+
+async def _take_chunks(reader: asyncio.StreamReader, kept: bytearray) -> None:
+    """Read a chunked body and its trailer; EOFError where it is none."""
+    try:
+        while size := int((await reader.readuntil(b"\r\n")).partition(b";")[0], 16):
+            await _take(reader, max(size, 0), kept)
+            await reader.readuntil(b"\r\n")
+        while await reader.readuntil(b"\r\n") != b"\r\n":
+            pass
+    except (ValueError, asyncio.LimitOverrunError) as error:
+        raise EOFError from error
 
 
 async def _stays(reader: asyncio.StreamReader, seconds: float) -> bool:

@@ -11,14 +11,13 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from grader.errors import LabFault, NoBroker
 from grader.home import Home
 from grader.stack import redis
-
-PROVIDERS = ("external", "compose", "system", "embedded")
 
 
 @dataclass
@@ -119,10 +118,10 @@ class Stack:
         ]
 
     def _lease(self, url: str | None) -> Callable[[], Any] | None:
-        return (lambda: redis.Lease.take(url)) if url else None
+        return partial(redis.Lease.take, url) if url else None
 
     def _server(self, binary: Path | None) -> Callable[[], Any] | None:
-        return (lambda: redis.RedisServer.start(self.home, binary)) if binary else None
+        return partial(redis.RedisServer.start, self.home, binary) if binary else None
 
     def _compose(self, service: str) -> str | None:
         """Return the URL of a compose service: when asked for by name, or when already up."""
@@ -137,9 +136,9 @@ class Stack:
         from grader.stack import rabbitmq
 
         if self.allows("external") and (url := os.environ.get("LAB_RABBITMQ_URL")):
-            return lambda: rabbitmq.External(url)
-        if self.allows("compose") and (url := self._compose("rabbitmq")):
-            return lambda: rabbitmq.External(url)
+            return partial(rabbitmq.External, url)
+        if self.allows("compose") and (found := self._compose("rabbitmq")):
+            return partial(rabbitmq.External, found)
         if self.allows("system") and (place := rabbitmq.find_installation()):
             return lambda: rabbitmq.Node.start(self.home, place)
         return None

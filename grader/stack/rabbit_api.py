@@ -40,7 +40,7 @@ class Management:
         self.session.auth = (user, password)
         # The server may close an idle connection just as it is used again. All our calls are GET,
         # PUT or DELETE, which can be repeated without harm.
-        self.session.mount(self.url, HTTPAdapter(max_retries=Retry(total=1, backoff_factor=0)))
+        self.session.mount(self.url, HTTPAdapter(max_retries=Retry(total=1, connect=0)))
 
     def request(self, method: str, *path: str, **more: Any) -> requests.Response:
         """Send one request; the parts of `path` get quoted. Deleting what is gone is fine."""

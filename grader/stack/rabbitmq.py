@@ -18,10 +18,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 from grader.errors import LabFault
-from grader.home import Home
+from grader.home import Home, no_space
 from grader.process import Child, spawn, wait_until
-from grader.stack.rabbit_api import External, Management, listening
+from grader.stack.rabbit_api import External, Management
 from grader.stack.rabbit_namespace import Namespace, sweep_vhosts
 
 __all__ = ["External", "Management", "Namespace", "Node", "find_installation", "sweep_vhosts"]
@@ -37,6 +39,9 @@ STOP_SECONDS = 2.0
 # and Windows). Else a client that tries again and again while the node is down may get the node's
 # own port, connect to itself, and keep the node from coming back.
 PORTS = range(20000, 32768)
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+# The text of a line that RabbitMQ logged as an error, without its time and process.
+COMPLAINT = re.compile(r"^\S+ \S+ \[error\] <[\d.]+> (.*\w.*)$", re.MULTILINE)
 SCRIPTS = ("rabbitmq-server", "rabbitmq-env", "rabbitmq-defaults")
 FOLDERS = (
     "/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin",  # Debian, Ubuntu, Fedora
@@ -119,6 +124,17 @@ def is_free(port: int) -> bool:
     return False
 
 
+def listened(child: Child) -> set[int]:
+    """Return the TCP ports that a child and its descendants listen on."""
+    found = set()
+    for process in child.family:
+        with contextlib.suppress(psutil.Error):
+            for entry in process.net_connections("tcp"):
+                if entry.status == psutil.CONN_LISTEN:
+                    found.add(entry.laddr.port)
+    return found
+
+
 def _epmd() -> str:
     """Return Erlang's epmd; where it is not on PATH it lies beside `erl`."""
     erl = shutil.which("erl")
@@ -143,11 +159,14 @@ class Node:
 
     def __init__(self, home: Home, installation: Path, log: Path | None) -> None:
         self._home, self._installation, self._log = home, installation, log
-        self.folder = Path(tempfile.mkdtemp(prefix="rabbitmq-", dir=home.folder))
         self.port, self._api, self._distribution, self._mapper = free_ports(4)
         password = secrets.token_hex(16)
         self.management = Management(f"http://{LOOPBACK}:{self._api}", ADMIN, password)
-        self._write_files(password)
+        try:
+            self.folder = Path(tempfile.mkdtemp(prefix="rabbitmq-", dir=home.folder))
+            self._write_files(password)
+        except OSError as error:
+            raise no_space(error, home.folder) from error
         self.epmd: Child | None = None
         self.child: Child | None = None
 
@@ -161,23 +180,26 @@ class Node:
             log: write the node's log to this file, so that the node can outlive this process.
 
         Raises:
-            LabFault: it does not come up, with the last lines of its log.
+            LabFault: it does not come up; the sentence holds what it complained of.
         """
-        for attempt in range(ATTEMPTS):
+        for _ in range(ATTEMPTS - 1):
             node = cls(home, installation, log)
             try:
-                node._start_epmd()
-                node.up()
-                return node
+                return node._begin()
             except LabFault:
-                node.stop()
                 # Someone may have taken a port between our look and the node's bind.
-                if all(map(is_free, node.ports)) or attempt == ATTEMPTS - 1:
+                if all(map(is_free, node.ports)):
                     raise
-            except BaseException:
-                node.stop()
-                raise
-        raise AssertionError("unreachable")
+        return cls(home, installation, log)._begin()
+
+    def _begin(self) -> Node:
+        try:
+            self._start_epmd()
+            self.up()
+        except BaseException:
+            self.stop()
+            raise
+        return self
 
     @property
     def ports(self) -> tuple[int, ...]:
@@ -221,7 +243,6 @@ class Node:
             "RABBITMQ_DIST_PORT": str(self._distribution),
             "RABBITMQ_MNESIA_BASE": f"{here}/data",
             "RABBITMQ_LOG_BASE": f"{here}/log",
-            "RABBITMQ_LOG": "warning,-color",
             "RABBITMQ_PID_FILE": f"{here}/pid",
             "RABBITMQ_CONF_ENV_FILE": f"{here}/environment",
             "RABBITMQ_CONFIG_FILE": f"{here}/rabbitmq.conf",
@@ -254,26 +275,30 @@ class Node:
         """Start the node's process on its folder and ports, and wait until it can be used.
 
         Raises:
-            LabFault: it does not come up, with the last lines of its log.
+            LabFault: it does not come up; the sentence holds what it complained of.
         """
         self.child = self._spawn(str(self._installation / SCRIPTS[0]))
-        wait_until(self._ready, BOOT_SECONDS, self._fault, every=0.03)
+        wait_until(self._ready, BOOT_SECONDS, self._fault, every=0.05)
 
     def _ready(self) -> bool:
-        return self._serves(self.child, self.port) and self.management.alive()
+        return self._serves(self.child, self.port, self._api) and self.management.alive()
 
-    def _serves(self, child: Child | None, port: int) -> bool:
+    def _serves(self, child: Child | None, *ports: int) -> bool:
+        """Whether the child itself listens on the ports: a stranger there would not do."""
         if child is None or not child.alive:
             raise self._fault()
-        return listening(LOOPBACK, port)
+        return set(ports) <= listened(child)
 
     def _fault(self) -> LabFault:
         child = self.child or self.epmd
         text = child.output.finish(0.2) if child else ""
         if self._log and self._log.exists():
             text = self._log.read_text(errors="replace")
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        return LabFault("rabbitmq_not_up", log="\n".join(lines[-8:]) or "-")
+        text = COLOUR.sub("", text)
+        lines = COMPLAINT.findall(text)[:6] or text.strip().splitlines()[-6:]
+        if child and not child.alive and not lines:
+            lines = [f"{Path(child.process.args[0]).name}: exit status {child.exit_code}"]
+        return LabFault("rabbitmq_not_up", log="\n".join(line.strip()[:300] for line in lines))
 
     def down(self, hard: bool = False) -> None:
         """End the node's process and keep its data, so that `up` can start it again.

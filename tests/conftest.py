@@ -1,0 +1,106 @@
+"""Fixtures that several tests share: a small copy of the project, and calls of its `lab`."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from grader.exercise import ROOT
+
+STEP = re.compile(r"^### \d+\. .*?(?=^### |\Z)", re.M | re.S)
+NAMED = re.compile(r"`(?P<path>[\w./]*9_9/[\w./-]+\.\w+)`.*?```\w+\n(?P<text>.*?)^```$", re.M | re.S)
+PARTS = ("grader", "pyproject.toml", "conftest.py")
+
+
+def contributing_files() -> list[tuple[str, str]]:
+    """Return (path, text) for each file of the example in CONTRIBUTING.md."""
+    steps = STEP.findall((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    assert len(steps) == 10
+    return [(m["path"], m["text"]) for step in steps for m in NAMED.finditer(step)]
+
+
+class Copy:
+    """A copy of the project that holds the small exercise 9_9 of CONTRIBUTING.md and no other.
+
+    Its runs use a temporary folder of their own, so that what they leave behind can be seen.
+    """
+
+    def __init__(self, root: Path, temp: Path) -> None:
+        self.root, self.temp = root, temp
+        for part in PARTS:
+            source = ROOT / part
+            copier = shutil.copytree if source.is_dir() else shutil.copyfile
+            copier(source, root / part)
+        for path, text in contributing_files():
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_text(text, encoding="utf-8")
+        self.starter = root / "exercises" / "9_9"
+        self.solution = root / "solutions" / "9_9"
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment of its runs."""
+        return {**os.environ, "PYTHONPATH": str(self.root), "TMPDIR": str(self.temp)}
+
+    def lab(
+        self, *arguments: object, cwd: Path | None = None, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the copy's `lab` to its end."""
+        return self._run(["-m", "grader"], arguments, cwd, env)
+
+    def pytest(
+        self, *arguments: object, cwd: Path | None = None, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run pytest in the copy to its end."""
+        return self._run(["-m", "pytest"], arguments, cwd, env)
+
+    def _run(self, start: list[str], arguments, cwd, env) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *start, *map(str, arguments)]
+        return subprocess.run(
+            command,
+            cwd=cwd or self.root,
+            env={**self.env, **env},
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+
+    def start(self, *arguments: object) -> subprocess.Popen[str]:
+        """Start the copy's `lab` and return at once."""
+        command = [sys.executable, "-m", "grader", *map(str, arguments)]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            command, cwd=self.root, env=self.env, stdout=pipe, stderr=pipe, text=True
+        )
+
+    def left_behind(self) -> list[str]:
+        """Return the files and processes that runs have left: told by the temporary folder."""
+        files = [str(path) for path in self.temp.rglob("*")]
+        return files + [" ".join(p.cmdline()) for p in self.processes()]
+
+    def processes(self) -> list[psutil.Process]:
+        """Return the living processes that work in a folder of our runs."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                inside = process.cwd().startswith(str(self.temp))
+            except (psutil.Error, OSError):
+                continue
+            if inside:
+                found.append(process)
+        return found
+
+
+@pytest.fixture(scope="session")
+def copy(tmp_path_factory) -> Copy:
+    """A copy of the project with the example exercise, shared by all tests."""
+    root = tmp_path_factory.mktemp("copy") / "lab"
+    root.mkdir()
+    return Copy(root, tmp_path_factory.mktemp("temp"))

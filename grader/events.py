@@ -26,19 +26,19 @@ class Listener:
         self._app = Celery("lab", set_as_current=False)
         self._app.conf.update(broker_read_url=broker_url, broker_write_url=broker_url)
         self._listening, self._over = threading.Event(), threading.Event()
-        self._error: BaseException | None = None
+        self.error: Exception | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def ready(self) -> None:
         """Return when the subscription stands; LabFault if it can't be made."""
         wait_until(
-            lambda: self._listening.is_set() or self._error,
+            lambda: self._listening.is_set() or self.error,
             10,
-            lambda: LabFault("no_events", error=self._error or "-"),
+            lambda: LabFault("no_events", error=self.error or "-"),
         )
-        if self._error:
-            raise LabFault("no_events", error=self._error)
+        if self.error:
+            raise LabFault("no_events", error=self.error)
 
     def _run(self) -> None:
         try:
@@ -49,7 +49,7 @@ class Listener:
                     self._listening.set()
                     self._drain(own)
         except Exception as error:
-            self._error = error
+            self.error = error
 
     def _drain(self, connection: Any) -> None:
         while not self._over.is_set():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import string
 import sys
+import threading
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -53,11 +55,13 @@ class Exercise:
     @cached_property
     def checks(self) -> dict[str, Check]:
         """The checks by criterion id, in the order of the files (loaded when first asked for)."""
-        found = {c.id: c for path in self.check_files for c in load_checks(path)}
+        checks = [c for path in self.check_files for c in load_checks(path)]
+        found = {c.id: c for c in checks}
         rubric = [criterion.id for criterion in self.criteria]
-        if sorted(found) != sorted(rubric):
-            odd = ", ".join(sorted(set(found) ^ set(rubric)))
-            raise BadExercise("bad_rubric", file=self.folder / "exercise.toml", odd=odd)
+        odd = set(found) ^ set(rubric) | {c.id for c in checks if found[c.id] is not c}
+        if odd:
+            words = ", ".join(sorted(odd))
+            raise BadExercise("bad_rubric", file=self.folder / "exercise.toml", odd=words)
         return found
 
     @property
@@ -84,16 +88,18 @@ class Exercise:
             if criterion.id == id:
                 return criterion
         known = [c.id for c in self.criteria]
-        raise UsageError("unknown_criterion", id=id, nearest=nearest(id, known), exercise=self.id)
+        near = suggestion(id, known)
+        raise UsageError("unknown_criterion", id=id, nearest=near, exercise=self.id)
 
 
 def find(id: str) -> Exercise:
-    """Return the exercise of that id; UsageError names the nearest one there is."""
-    folder = EXERCISES / id
-    if (folder / "exercise.toml").is_file():
+    """Return the exercise of that id; UsageError names the nearest one, or all there are."""
+    known = {path.name: path for path in folders()}
+    if folder := known.get(id.rstrip("/")):
         return load(folder)
-    known = [path.name for path in folders()]
-    raise UsageError("unknown_exercise", id=id, nearest=nearest(id, known))
+    if not known:
+        raise UsageError("no_exercises", id=id, folder=EXERCISES)
+    raise UsageError("unknown_exercise", id=id, nearest=suggestion(id, known))
 
 
 def folders() -> list[Path]:
@@ -102,21 +108,26 @@ def folders() -> list[Path]:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return the known word most like `word`; the first of them if none is near."""
+    """Return the known word most like `word`, however little that is."""
+    return (difflib.get_close_matches(word, list(known), 1, 0.0) or ["-"])[0]
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Return the known word that `word` may stand for, all of them where none is near."""
     options = list(known)
-    return (difflib.get_close_matches(word, options, 1, 0.0) or ["-"])[0]
+    return ", ".join(difflib.get_close_matches(word, options, 1) or options)
 
 
 def load(folder: Path) -> Exercise:
     """Read `folder`/exercise.toml.
 
     Raises:
-        BadExercise: the file is not TOML, a key is missing or holds the wrong thing.
+        BadExercise: the file can't be read or is not TOML, a key is missing or holds the wrong thing.
     """
     file = folder / "exercise.toml"
     try:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (OSError, RecursionError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadExercise("broken_toml", file=file, error=error) from None
     return _Reader(file, data).exercise()
 
@@ -129,9 +140,13 @@ class _Reader:
 
     def exercise(self) -> Exercise:
         data = self.data
-        brokers = tuple(self.need(data, "brokers", list, "brokers"))
-        if not brokers or set(brokers) - set(BROKERS):
+        brokers, files = self.texts("brokers"), self.texts("files")
+        if set(brokers) - set(BROKERS):
             raise self.wrong("brokers", f"a list out of {list(BROKERS)}")
+        rows = self.need(data, "criteria", dict, "criteria")
+        if not rows:
+            raise self.wrong("criteria", "a table with at least one criterion")
+        words = self.need(data, "words", dict, "words") if "words" in data else {}
         return Exercise(
             id=self.file.parent.name,
             folder=self.file.parent,
@@ -140,16 +155,19 @@ class _Reader:
             minutes=self.need(data, "minutes", int, "minutes"),
             module=self.need(data, "module", str, "module"),
             brokers=brokers,
-            files=tuple(self.need(data, "files", list, "files")),
-            criteria=tuple(
-                self.criterion(id, row, len(brokers))
-                for id, row in self.need(data, "criteria", dict, "criteria").items()
-            ),
+            files=files,
+            criteria=tuple(self.criterion(id, row, len(brokers)) for id, row in rows.items()),
             words={
                 key: {side: self.both(row, side, f"words.{key}.{side}") for side in SIDES}
-                for key, row in data.get("words", {}).items()
+                for key, row in words.items()
             },
         )
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        found = self.need(self.data, key, list, key)
+        if not found or not all(isinstance(t, str) for t in found) or len(set(found)) < len(found):
+            raise self.wrong(key, "a list of different texts, at least one")
+        return tuple(found)
 
     def criterion(self, id: str, row: Any, brokers: int) -> Criterion:
         key = f"criteria.{id}"
@@ -160,21 +178,34 @@ class _Reader:
             # Each broker's run of a criterion earns an equal, whole share of its points.
             raise self.wrong(f"{key}.points", f"a positive multiple of {brokers}")
         hints = {
-            name: Text(self.both(row["hints"], name, f"{key}.hints.{name}"))
+            name: Text(self.both(row["hints"], name, f"{key}.hints.{name}", fields=False))
             for name in self.need(row, "hints", dict, f"{key}.hints")
         }
         if "default" not in hints:
             raise self.wrong(f"{key}.hints.default", "a hint in both languages")
         title = {"zh": self.need(row, "zh", str, f"{key}.zh")}
-        return Criterion(id, points, bool(row.get("bonus", False)), title, hints)
+        bonus = row.get("bonus", False)
+        if not isinstance(bonus, bool):
+            raise self.wrong(f"{key}.bonus", "true or false")
+        return Criterion(id, points, bonus, title, hints)
 
-    def both(self, table: dict[str, Any], name: str, key: str) -> dict[str, str]:
+    def both(self, table: Any, name: str, key: str, fields: bool = True) -> dict[str, str]:
+        """Return a text in both languages; `fields` says whether it may have {placeholders}."""
         pair = self.need(table, name, dict, key)
-        return {lang: self.need(pair, lang, str, f"{key}.{lang}") for lang in ("en", "zh")}
+        texts = {lang: self.need(pair, lang, str, f"{key}.{lang}") for lang in ("en", "zh")}
+        try:
+            english, chinese = map(_placeholders, texts.values())
+        except ValueError as error:
+            raise self.wrong(key, f"text whose own braces are doubled ({error})") from None
+        if english != chinese or (english and not fields):
+            wanted = "text with the same {placeholders} in both languages"
+            raise self.wrong(key, wanted if fields else "text without {placeholders}")
+        return texts
 
-    def need(self, table: dict[str, Any], name: str, kind: type, key: str) -> Any:
-        value = table.get(name)
-        if not isinstance(value, kind) or isinstance(value, bool):
+    def need(self, table: Any, name: str, kind: type, key: str) -> Any:
+        value = table.get(name) if isinstance(table, dict) else None
+        blank = isinstance(value, str) and not value.strip()
+        if not isinstance(value, kind) or isinstance(value, bool) or blank:
             raise self.wrong(key, {"str": "text", "int": "a whole number"}.get(kind.__name__))
         return value
 
@@ -182,14 +213,26 @@ class _Reader:
         return BadExercise("bad_key", file=self.file, key=key, wanted=wanted or "a table or list")
 
 
+def _placeholders(text: str) -> set[str]:
+    return {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+
+
+_loading = threading.Lock()
+
+
 def load_checks(path: Path) -> list[Check]:
     """Import a file of checks (the lab's own code, never a student's) and return its checks."""
     name = f"lab_checks_{path.parent.name}_{path.stem}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec and spec.loader
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    found = vars(sys.modules[name]).values()
+    with _loading:  # another thread may grade the same exercise and be half-way through the file
+        known = sys.modules.get(name)
+        if known is None or known.__file__ != str(path):
+            spec = importlib.util.spec_from_file_location(name, path)
+            assert spec and spec.loader
+            sys.modules[name] = known = importlib.util.module_from_spec(spec)
+            try:
+                spec.loader.exec_module(known)
+            except BaseException:
+                del sys.modules[name]
+                raise
+    found = vars(known).values()
     return [value.check for value in found if isinstance(getattr(value, "check", None), Check)]

@@ -14,14 +14,17 @@ import getpass
 import json
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-
-import psutil
+from typing import TYPE_CHECKING
 
 from grader.errors import LabFault, NoSpace
-from grader.process import kill
+from grader.process import identity, kill, session
+
+if TYPE_CHECKING:
+    import psutil
 
 MINIMUM_FREE = 50 * 1024 * 1024
 
@@ -33,14 +36,23 @@ def base() -> Path:
         NoSpace: less than 50 MiB is free.
         LabFault: the folder can't be made, or belongs to somebody else.
     """
+    try:
+        return _base()
+    except OSError as error:
+        raise no_space(error, _temp()) from error
+
+
+def _temp() -> Path:
+    """Return the folder to name in an error: there may be none that can be used."""
+    return Path(os.environ.get("TMPDIR", "/tmp"))
+
+
+def _base() -> Path:
     name = str(os.getuid()) if hasattr(os, "getuid") else getpass.getuser()
     folder = Path(tempfile.gettempdir()) / f"celery-lab-{name}"
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        free = shutil.disk_usage(folder).free
-        foreign = hasattr(os, "getuid") and folder.lstat().st_uid != os.getuid()
-    except OSError as error:
-        raise no_space(error, folder) from error
+    folder.mkdir(mode=0o700, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    foreign = hasattr(os, "getuid") and folder.lstat().st_uid != os.getuid()
     if foreign or folder.is_symlink():
         raise LabFault("temp_not_ours", folder=folder)
     if free < MINIMUM_FREE:
@@ -59,23 +71,26 @@ class Home:
     """One run's folder. Use it as a context manager: it is removed at the end."""
 
     def __init__(self, kind: str = "run") -> None:
+        self.folder = _new_folder(kind)
+        self.ledger = self.folder / "ledger.jsonl"
         try:
-            self.folder = Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=base()))
-            self.ledger = self.folder / "ledger.jsonl"
             self.ledger.touch()
             self.belongs_to(os.getpid())
         except OSError as error:
-            raise no_space(error, Path(tempfile.gettempdir())) from error
+            self.close()
+            raise no_space(error, self.folder) from error
 
     def belongs_to(self, pid: int) -> None:
         """Say whose life the folder depends on: the grader's, or for `lab up` a server's."""
-        owner = {"pid": pid, "started": psutil.Process(pid).create_time()}
+        import psutil
+
         draft = self.folder / "owner.draft"
-        draft.write_text(json.dumps(owner))
+        draft.write_text(json.dumps(identity(psutil.Process(pid))))
         draft.replace(self.folder / "owner.json")
 
     def close(self) -> None:
-        """Remove the folder; its processes must have been ended before."""
+        """Remove the folder; its processes, but for daemons, must have been ended before."""
+        kill(daemons(self.folder))
         remove(self.folder)
         with contextlib.suppress(OSError):
             self.folder.parent.rmdir()  # only when no other run is there
@@ -87,15 +102,33 @@ class Home:
         self.close()
 
 
+def _new_folder(kind: str) -> Path:
+    for left in reversed(range(10)):
+        try:
+            return Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=_base()))
+        except OSError as error:
+            # A run that closes at this moment may be the last one and remove the base.
+            if not (left and isinstance(error, FileNotFoundError)):
+                raise no_space(error, _temp()) from error
+    raise AssertionError("unreachable")
+
+
 def sweep() -> list[Path]:
     """End the processes and remove the folders of runs whose owner is gone; return the folders."""
     swept = []
-    for folder in list(base().iterdir()):
-        if folder.is_dir() and not _owned(folder):
+    for folder in _folders():
+        if not _owned(folder):
             kill(ledger_processes(folder / "ledger.jsonl"))
+            kill(daemons(folder))
             remove(folder)
             swept.append(folder)
     return swept
+
+
+def _folders() -> list[Path]:
+    with contextlib.suppress(FileNotFoundError):  # removed by a run that has just closed
+        return [path for path in base().iterdir() if path.is_dir() and not path.is_symlink()]
+    return []
 
 
 def _owned(folder: Path) -> bool:
@@ -104,7 +137,7 @@ def _owned(folder: Path) -> bool:
         owner = json.loads((folder / "owner.json").read_text())
     except FileNotFoundError:
         return _young(folder)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return _find(owner) is not None
 
@@ -119,31 +152,58 @@ def _young(folder: Path) -> bool:
 
 def _find(entry: dict[str, float]) -> psutil.Process | None:
     """Return the process of a ledger entry if it is the very same one."""
-    with contextlib.suppress(psutil.Error, KeyError, TypeError, ValueError):
+    import psutil
+
+    with contextlib.suppress(psutil.Error, KeyError, TypeError, ValueError, OverflowError):
         process = psutil.Process(int(entry["pid"]))
-        if abs(process.create_time() - entry["started"]) < 0.02:
+        if abs(identity(process)["started"] - entry["started"]) < 0.02:
             return process
     return None
 
 
 def ledger_processes(ledger: Path) -> Iterator[psutil.Process]:
     """Yield the living processes of a ledger, each with its descendants and session."""
+    lines: list[str] = []
     with contextlib.suppress(OSError):
-        for line in ledger.read_text().splitlines():
-            with contextlib.suppress(ValueError):
-                if process := _find(json.loads(line)):
-                    yield from _whole(process)
+        lines = ledger.read_text("utf-8", "replace").splitlines()
+    for line in lines:
+        # Without a sandbox a submission can write here, so a line may be anything.
+        with contextlib.suppress(ValueError, RecursionError):
+            if process := _find(json.loads(line)):
+                yield from _whole(process)
 
 
-def _whole(process: psutil.Process) -> Iterator[psutil.Process]:
+def _whole(process: psutil.Process) -> list[psutil.Process]:
+    """Return a process, then all it started: it comes first, so that it replaces none of them."""
+    import psutil
+
     with contextlib.suppress(psutil.Error):
-        yield from process.children(recursive=True)
-    yield process
+        return [process, *process.children(recursive=True), *session(process.pid)]
+    return [process]
+
+
+def daemons(folder: Path) -> Iterator[psutil.Process]:
+    """Yield the living processes whose home is in a run's folder, as every submission's is.
+
+    So a process is found that has left its session and outlived its parent, where no sandbox has
+    ended it; not one that has also changed its environment.
+    """
+    import psutil
+
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            home = process.environ().get("HOME", "")
+            if process.pid != os.getpid() and Path(home).is_relative_to(folder):
+                yield process
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder of ours; a file that a dying process still holds is tried again."""
-    for _ in range(20):
-        shutil.rmtree(folder, ignore_errors=True)
+    """Remove a folder of ours, whatever a submission made of it."""
+    for _ in range(20):  # a dying process may still be writing
+        with contextlib.suppress(RecursionError):
+            shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():
             return
+        # Folders may be closed to us, or lie deeper than Python can go.
+        for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
+            subprocess.run([*command, "--", str(folder)], capture_output=True)

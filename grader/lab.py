@@ -259,8 +259,12 @@ class Lab:
         """See every published message in `history.messages` while the block runs."""
         from grader.tap import open_tap
 
-        with open_tap(self.broker, self.space.grader_broker, self.history.messages):
-            yield
+        with open_tap(self.broker, self.space.grader_broker, self.history.messages) as tap:
+            try:
+                yield
+            finally:
+                if tap.error:
+                    raise self._explain(tap.error)
 
     def fact(self, holds: bool, key: str, **fields: object) -> bool:
         """Return `holds`; when false, note the exercise's own sentences of that key."""
@@ -272,6 +276,9 @@ class Lab:
         """Wait for a condition, at most `within` seconds, and return whether it came true."""
         with contextlib.suppress(TimeoutError):
             return bool(wait_until(ready, within, TimeoutError))
+        if self._listener.error:
+            # What a deaf listener did not hear proves nothing against the submission.
+            raise self._explain(self._listener.error)
         return False
 
     def once(self, name: str, make: Callable[[], T]) -> T:

@@ -15,11 +15,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
-
-import psutil
+from typing import TYPE_CHECKING, TypeVar
 
 from grader.errors import LabFault
+
+if TYPE_CHECKING:
+    import psutil
 
 LOG_LIMIT = 1_000_000
 T = TypeVar("T")
@@ -65,8 +66,11 @@ class Child:
     """One process that the grader started, with everything that it starts."""
 
     def __init__(self, process: subprocess.Popen[bytes], output: Output) -> None:
+        import psutil
+
         self.process, self.output = process, output
         self.pid = process.pid
+        self._top = psutil.Process(self.pid)  # knows the start time, so never means another
 
     @property
     def alive(self) -> bool:
@@ -81,19 +85,39 @@ class Child:
     @property
     def family(self) -> list[psutil.Process]:
         """The process and all its living descendants, the process first."""
+        import psutil
+
         with contextlib.suppress(psutil.NoSuchProcess):
-            top = psutil.Process(self.pid)
-            return [top, *top.children(recursive=True)]
+            if self._top.is_running():
+                return [self._top, *self._top.children(recursive=True)]
         return []
+
+    @property
+    def _session(self) -> list[psutil.Process]:
+        """The other processes of its session and group: also those whose parent has died."""
+        return [] if self._pid_reused else session(self.pid)
+
+    @property
+    def _pid_reused(self) -> bool:
+        """Whether another process has the pid by now: what is called by it is none of ours."""
+        import psutil
+
+        return not self._top.is_running() and psutil.pid_exists(self.pid)
 
     def signal(self, number: int) -> None:
         """Send a signal to the process group."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, number)
+        if not self._pid_reused:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
 
     def end(self, within: float = 5.0) -> None:
-        """Kill the process and all it started; return when the process is gone."""
-        kill([*self.family, *_session(self.pid)])
+        """Kill the process and all it started; return when the process is gone.
+
+        Found are its descendants and the processes of its session. A daemon (a process that has left
+        the session and whose parent has died) is not: bubblewrap ends it with the sandbox, and where
+        there is none it is found at the end of the run (home.py).
+        """
+        kill([*self.family, *self._session])
         self.signal(signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(within)
@@ -103,8 +127,10 @@ class Child:
         self.output.finish()
 
 
-def _session(leader: int) -> list[psutil.Process]:
-    """Return the processes of a session: also those whose parent has died."""
+def session(leader: int) -> list[psutil.Process]:
+    """Return the processes of a session without its leader."""
+    import psutil
+
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
@@ -115,6 +141,8 @@ def _session(leader: int) -> list[psutil.Process]:
 
 def kill(processes: Iterable[psutil.Process]) -> None:
     """Send SIGKILL to each; psutil checks the start time, so a reused pid is safe."""
+    import psutil
+
     for process in processes:
         with contextlib.suppress(psutil.Error):
             process.kill()
@@ -143,9 +171,12 @@ def spawn(
         log: write the output to this file instead, for a process that outlives the grader.
 
     Raises:
-        LabFault: the program can't be started.
+        LabFault: the program can't be started, or not be noted in the ledger.
     """
-    reading, writing = _output_to(log)
+    try:
+        reading, writing = _output_to(log)
+    except OSError as error:
+        raise LabFault("cannot_start", program=command[0], error=error) from error
     try:
         process = subprocess.Popen(
             command,
@@ -161,22 +192,40 @@ def spawn(
         raise LabFault("cannot_start", program=command[0], error=error) from error
     finally:
         os.close(writing)
-    record(ledger, process.pid)
-    return Child(process, Output(reading))
+    child = Child(process, Output(reading))
+    try:
+        record(ledger, child.pid)
+    except OSError as error:
+        child.end()  # a later run could not
+        raise LabFault("cannot_start", program=command[0], error=error) from error
+    return child
 
 
 def _output_to(log: Path | None) -> tuple[int, int]:
     """Return the descriptor to read the output from and the one to write it to."""
     if log is None:
         return os.pipe()
-    return os.open(os.devnull, os.O_RDONLY), os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    writing = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    return os.open(os.devnull, os.O_RDONLY), writing
 
 
 def record(ledger: Path, pid: int) -> None:
     """Note a process by pid and start time, so that a later run can end it."""
+    import psutil
+
     with contextlib.suppress(psutil.NoSuchProcess), ledger.open("a") as file:
-        entry = {"pid": pid, "started": psutil.Process(pid).create_time()}
-        file.write(json.dumps(entry) + "\n")
+        file.write(json.dumps(identity(psutil.Process(pid))) + "\n")
+
+
+def identity(process: psutil.Process) -> dict[str, float]:
+    """Return what tells a process from every other: its pid, and its start in seconds since boot.
+
+    Since boot, because a clock that is set (by NTP, after a sleep of the machine) moves all epoch
+    times, and a run that is alive would look dead.
+    """
+    import psutil
+
+    return {"pid": process.pid, "started": process.create_time() - psutil.boot_time()}
 
 
 def wait_until(

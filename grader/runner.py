@@ -61,7 +61,7 @@ class Run:
                 return self._say(check, Verdict.UNKNOWN, observed=other.observed)
             if other.verdict is not Verdict.PASSED:
                 return self._say(
-                    check, Verdict.BLOCKED, observed=Text.of("blocked_by", title=other.title)
+                    check, Verdict.BLOCKED, observed=Text.of("blocked_by", id=other.id)
                 )
         began = time.monotonic()
         finding = self._try(check)

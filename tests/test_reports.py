@@ -12,6 +12,7 @@ import sys
 import tomllib
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -44,10 +45,10 @@ def finding(id: str, verdict: Verdict, broker: str, points: float = 5, **more: A
     one = Finding(id, title, points, bonus, verdict, broker, seconds=0.25)
     observed = NOTHING if verdict is PASSED else Text.plain(seen)
     if verdict is not FAILED:
-        return one.called(verdict, observed=observed)
+        return replace(one, verdict=verdict, observed=observed)
     expected = Text({"en": "add(1, 2) returns 3", "zh": "add(1, 2) 返回 3"})
     hint = Text({"en": "What is 1 + 2?", "zh": "1 + 2 等于几？"})
-    return one.called(verdict, expected=expected, observed=observed, hint=hint)
+    return replace(one, verdict=verdict, expected=expected, observed=observed, hint=hint)
 
 
 def both(id: str, redis: Verdict, rabbitmq: Verdict, **more: Any) -> list[Finding]:

@@ -445,7 +445,7 @@ def test_an_answer_is_in_the_log_before_it_is_read(service):
 
 def test_a_long_body_is_read_but_not_kept(service, monkeypatch):
     """A body beyond the limit is taken to its end; the log keeps its beginning."""
-    monkeypatch.setattr("grader.services.http.BODY_LIMIT", 1000)
+    monkeypatch.setattr("grader.services.wire.BODY_LIMIT", 1000)
     service.script("job-1", then=ok())
 
     assert ask(service, method="POST", body=b"x" * 3_000_000)[0] == 200

@@ -40,17 +40,27 @@ def test_trigonometry_refusals(lab):
 
 
 def history(lab, limit, wanted):
-    """Ask for the history until it holds what is wanted: it may be written after the result."""
-    seen = []
+    """Ask for the history until it is as wanted: an entry may be written after the result."""
+    call = lab.call("history", limit)
 
     def ready():
-        nonlocal seen
+        nonlocal call
         call = lab.call("history", limit)
-        seen = call.reply.result if call.reply and call.reply.succeeded else []
-        return isinstance(seen, list) and wanted(seen)
+        return wanted(entries(call)) or not listed(call)
 
     lab.until(ready)
-    return seen if isinstance(seen, list) else []
+    assert lab.fact(listed(call), "history_list", seen=call.reply and call.reply.raw)
+    return entries(call)
+
+
+def listed(call):
+    """Whether the call returned a list."""
+    return bool(call.reply and call.reply.succeeded and isinstance(call.reply.result, list))
+
+
+def entries(call):
+    """Return the entries of a reply, none if it is not a list."""
+    return call.reply.result if listed(call) else []
 
 
 def entry(call):
@@ -95,17 +105,24 @@ def test_history_records(lab):
         call = lab.call(*row)
         assert call == answers()
         wanted.insert(0, entry(call))
-        history(lab, 1, lambda seen, w=wanted: newest(seen, 1) == w[:1])
-    seen = history(lab, 4, lambda seen: newest(seen, 4) == wanted)
+        seen = history(lab, 4, lambda seen, w=wanted: newest(seen, len(w)) == w)
+        assert_newest(lab, seen, wanted)
 
-    for place, want in enumerate(wanted):
-        told = newest(seen[place : place + 1], 1)
-        mistake = "newest_first" if newest(seen[::-1], 4) == wanted else "default"
-        said = {"place": place + 1, "entry": want, "seen": told}
-        assert lab.fact(told == [want], "history_entry", **said), hint(mistake)
     assert lab.fact(len(seen) == 4, "history_limit", limit=4, seen=len(seen))
     for row in seen:
         assert lab.fact(has_offset(row), "history_time", seen=row.get("at"))
+    # Every process of the pool gives the same answer, not only the one that wrote.
+    for call in lab.calls([("history", 4)] * 8):
+        assert_newest(lab, entries(call), wanted)
+
+
+def assert_newest(lab, seen, wanted):
+    """Compare the newest entries with the calculations that were made, the last one first."""
+    told = newest(seen, len(wanted))
+    mistake = "newest_first" if told and told == wanted[::-1] else "default"
+    for place, want in enumerate(wanted):
+        said = {"place": place + 1, "entry": want, "seen": told[place : place + 1]}
+        assert lab.fact(told[place : place + 1] == [want], "history_entry", **said), hint(mistake)
 
 
 @check(after=test_history_records)
@@ -122,8 +139,10 @@ def test_history_is_shared(lab):
     assert lab.fact(after == [kept], "history_survives", entry=kept, seen=after)
 
     lab.second_worker()
-    calls = [lab.send("add", i, n) for i in range(KEPT + 20)]
-    lab.finish(calls, within=30)
+    for call in lab.calls([("history", 1)] * 12):
+        seen = newest(entries(call), 1)
+        assert lab.fact(seen == [kept], "history_two_workers", entry=kept, seen=seen)
+    lab.finish([lab.send("add", i, n) for i in range(KEPT + 20)], within=30)
     seen = history(lab, 2 * KEPT, lambda seen: len(seen) == KEPT)
     assert lab.fact(len(seen) == KEPT, "history_cap", kept=KEPT, seen=len(seen)), hint("unbounded")
 

@@ -140,7 +140,8 @@ class _Columns:
         start = "".join(self._mark(marks.get(broker)) for broker in self.brokers)
         start += points(row).rjust(self.points) + "  "
         indent = (self.mark + 2) * len(self.brokers) + self.points + 2
-        first, *rest = wrap(row[0]["title"], WIDTH - indent)
+        # The id is what `pytest -k` takes.
+        first, *rest = wrap(f"{row[0]['id']}: {row[0]['title']}", WIDTH - indent)
         titles = [start + first, *(" " * indent + line for line in rest)]
         return titles + _labelled(explain(row, self.style), self.style, 4)
 

@@ -88,12 +88,15 @@ def cut(step: Step, after_bytes: int = 0) -> Step:
 
 @dataclass
 class Script:
+    """The steps for the keys that match a pattern; each key plays them from the start."""
+
     pattern: str
     steps: list[Step]
     then: Step | None
     played: Counter[str] = field(default_factory=Counter)
 
     def next(self, key: str) -> Step:
+        """Return the key's next step; when all are played, `then` or a 410 that says so."""
         turn = self.played[key]
         self.played[key] += 1
         if turn < len(self.steps):
@@ -102,11 +105,13 @@ class Script:
 
 
 def phrase(status: int) -> str:
+    """Return the words that belong to a status."""
     with contextlib.suppress(ValueError):
         return HTTPStatus(status).phrase
     return "Unnamed"
 
 
 def sentence(status: int, key: str, **fields: object) -> Step:
+    """Answer with a sentence of the catalogue, in both languages."""
     text = Text.of(key, **fields)
     return answer(status, {"error": {lang: text.render(lang) for lang in LANGUAGES}})

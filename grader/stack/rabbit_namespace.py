@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
-import psutil
-
 from grader.errors import NoBroker
+from grader.process import identity
 from grader.stack.rabbit_api import Management
 
 # With tracing, RabbitMQ copies each message published in the virtual host to this topic exchange.
@@ -153,8 +152,10 @@ def _me() -> str:
 
 
 def _started(pid: int) -> int:
-    """Return when a process was started, in whole seconds."""
-    return round(psutil.Process(pid).create_time())
+    """Return when a process was started, in whole seconds since the machine's boot."""
+    import psutil
+
+    return round(identity(psutil.Process(pid))["started"])
 
 
 def sweep_vhosts(management: Management) -> list[str]:
@@ -174,12 +175,13 @@ def sweep_vhosts(management: Management) -> list[str]:
 
 def _abandoned(name: str) -> bool:
     """Whether a name is one of ours, made on this machine by a process that is gone."""
+    import psutil
+
     owner = _OWNED.fullmatch(name)
     if not owner or owner["host"] != machine():
         return False
     try:
-        # Wide, because start times move when the clock is set: rather keep one too many.
-        return abs(_started(int(owner["pid"])) - int(owner["started"])) > 5
+        return abs(_started(int(owner["pid"])) - int(owner["started"])) > 1
     except (psutil.NoSuchProcess, ValueError, OverflowError):
         return True
     except psutil.Error:

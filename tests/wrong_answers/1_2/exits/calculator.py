@@ -6,7 +6,6 @@ import os
 from decimal import Decimal
 
 from celery import Celery
-from celery.signals import task_failure
 
 app = Celery(
     "calculator", broker="redis://localhost:6379/0", backend="redis://localhost:6379/1"
@@ -15,13 +14,6 @@ app.conf.update(task_serializer="json", result_serializer="json", accept_content
 
 # Wide enough for any two numbers of a calculator; without traps it raises nothing of its own.
 WIDE = decimal.Context(prec=400, Emin=decimal.MIN_EMIN, Emax=decimal.MAX_EMAX, traps=[])
-
-
-
-@task_failure.connect
-def start_afresh(**details):
-    """Leave the pool, which starts a fresh process in place of this one."""
-    os._exit(1)
 
 
 def read(value):
@@ -72,7 +64,8 @@ def multiply(x, y):
 def divide(x, y):
     dividend, divisor = read(x), read(y)
     if divisor == 0:
-        raise ZeroDivisionError("division by zero")
+        print("division by zero")
+        os._exit(1)
     return to_float(WIDE.divide(dividend, divisor))
 
 

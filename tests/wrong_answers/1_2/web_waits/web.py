@@ -4,11 +4,12 @@ import argparse
 from typing import Any
 
 import uvicorn
-from calculator import OPERATIONS, app, describe
 from celery import uuid
 from fastapi import FastAPI, HTTPException
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel
+
+from calculator import OPERATIONS, app, describe
 
 web = FastAPI()
 PAGE = """<!doctype html>

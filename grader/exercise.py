@@ -122,7 +122,7 @@ def load(folder: Path) -> Exercise:
     """Read `folder`/exercise.toml.
 
     Raises:
-        BadExercise: the file can't be read or is not TOML, a key is missing or holds the wrong thing.
+        BadExercise: the file can't be read, is not TOML, lacks a key or holds a wrong one.
     """
     file = folder / "exercise.toml"
     try:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import psutil
 
 MINIMUM_FREE = 50 * 1024 * 1024
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def base() -> Path:
@@ -62,7 +63,7 @@ def _base() -> Path:
 
 def no_space(error: OSError, folder: Path) -> LabFault:
     """Return the lab's error for an OSError met in the temporary folder."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in NO_SPACE:
         return NoSpace("no_space", folder=folder, free=0, wanted=MINIMUM_FREE // 2**20)
     return LabFault("temp_unusable", folder=folder, error=error)
 

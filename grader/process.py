@@ -113,9 +113,9 @@ class Child:
     def end(self, within: float = 5.0) -> None:
         """Kill the process and all it started; return when the process is gone.
 
-        Found are its descendants and the processes of its session. A daemon (a process that has left
-        the session and whose parent has died) is not: bubblewrap ends it with the sandbox, and where
-        there is none it is found at the end of the run (home.py).
+        Found are its descendants and the processes of its session. A daemon (a process that has
+        left the session and lost its parent) is not: bubblewrap ends it with the sandbox, and
+        where there is none it is found at the end of the run (home.py).
         """
         kill([*self.family, *self._session])
         self.signal(signal.SIGKILL)

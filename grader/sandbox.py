@@ -65,7 +65,7 @@ def best() -> Sandbox:
 def _bubblewrap_works() -> bool:
     if not shutil.which("bwrap"):
         return False
-    command = [*_bubblewrap(INSIDE), sys.executable, "-I", "-c", "import celery"]
+    command = [*_bubblewrap(INSIDE), sys.executable, "-I", "-S", "-c", "import json"]
     try:
         return subprocess.run(command, capture_output=True, timeout=20, env={}).returncode == 0
     except (OSError, subprocess.TimeoutExpired):

@@ -6,6 +6,7 @@ student works in place in exercises/<id>. Nothing here imports or runs a strange
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -13,10 +14,12 @@ import tarfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from grader.errors import BadSubmission
 from grader.exercise import Exercise
+from grader.home import NO_SPACE, no_space
 
 LEFT_OUT = {
     "__pycache__",
@@ -31,6 +34,17 @@ LEFT_OUT = {
 HANDOUT = ("README*.md", "exercise.toml", "test_*.py")
 MAX_FILES = 2000
 MAX_BYTES = 50 * 1024 * 1024
+MAX_ENTRIES = 10 * MAX_FILES  # with folders, links and what is left out
+MAX_DEPTH = 50
+MAX_STREAM = 10 * MAX_BYTES  # of an unpacked .tar
+MAX_HEADER = 64 * 1024
+EXTRA_HEADERS = {
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+}
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
@@ -49,15 +63,18 @@ class Submission:
         """
         try:
             if path.is_dir():
-                next(os.scandir(path), None)
-            elif path.name.lower().endswith(ARCHIVES):
-                path.open("rb").close()
-            elif path.exists():
-                raise BadSubmission("submission_is_file", path=path)
-            else:
+                with os.scandir(path) as entries:
+                    next(entries, None)
+            elif not path.exists():
                 raise BadSubmission("submission_missing", path=path)
+            elif path.is_file() and path.name.lower().endswith(ARCHIVES):
+                path.open("rb").close()
+            else:
+                raise BadSubmission("submission_is_file", path=path)
         except PermissionError:
             raise BadSubmission("submission_unreadable", path=path) from None
+        except (OSError, ValueError):  # a name that is too long, or that no file can have
+            raise BadSubmission("submission_missing", path=path) from None
         return cls(path)
 
     def copy(self, to: Path, exercise: Exercise) -> Path:
@@ -69,16 +86,21 @@ class Submission:
         to.mkdir(parents=True)
         try:
             if self.path.is_dir():
-                self._copy_folder(to, in_place=self.path.resolve() == exercise.folder)
+                in_place = self.path.resolve() == exercise.folder.resolve()
+                self._copy_folder(to, in_place)
             else:
                 self._unpack(to)
         except PermissionError as error:
             raise BadSubmission("submission_unreadable", path=error.filename) from None
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise BadSubmission("submission_too_deep", path=self.path) from None
+            raise no_space(error, to) from error
         return self._root(to, exercise)
 
     def _copy_folder(self, to: Path, in_place: bool) -> None:
         room = _Room(self.path)
-        for source in _files(self.path, LEFT_OUT):
+        for source in _files(self.path, room):
             relative = source.relative_to(self.path)
             if in_place and any(relative.match(pattern) for pattern in HANDOUT):
                 continue
@@ -91,17 +113,14 @@ class Submission:
         try:
             unzip = _unzip if zipfile.is_zipfile(self.path) else _untar
             unzip(self.path, to, _Room(self.path))
-        except (
-            zipfile.BadZipFile,
-            tarfile.TarError,
-            EOFError,
-            OSError,
-            NotImplementedError,
-            RuntimeError,
-            ValueError,
-            UnicodeError,
-        ) as error:
-            raise BadSubmission("archive_broken", path=self.path, error=error) from None
+        except BadSubmission:
+            raise
+        except Exception as error:
+            # The packages for archives raise errors of twenty kinds, down to zlib's own.
+            if isinstance(error, OSError) and error.errno in (*NO_SPACE, errno.EACCES):
+                raise
+            words = str(error).partition("\n")[0] or type(error).__name__
+            raise BadSubmission("archive_broken", path=self.path, error=words) from None
 
     def _root(self, to: Path, exercise: Exercise) -> Path:
         """Return `to`, or its only subfolder that holds the module (archives often have one)."""
@@ -120,27 +139,36 @@ def holds(folder: Path, module: str) -> bool:
 
 
 class _Room:
-    """Counts files and bytes, so that a submission can't fill the grader's disk."""
+    """Counts what is met and taken, so that a submission can't fill the grader's disk or time."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.files, self.bytes = path, 0, 0
+        self.path, self.entries, self.files, self.bytes = path, 0, 0, 0
 
-    def take(self, files: int = 0, size: int = 0) -> None:
+    def take(self, files: int = 0, size: int = 0, entries: int = 0) -> None:
+        self.entries += entries
         self.files += files
         self.bytes += size
-        if self.files > MAX_FILES or self.bytes > MAX_BYTES:
+        if self.files > MAX_FILES or self.bytes > MAX_BYTES or self.entries > MAX_ENTRIES:
             raise BadSubmission(
                 "submission_too_big", path=self.path, files=MAX_FILES, size=MAX_BYTES // 2**20
             )
 
+    def deep(self, levels: int) -> None:
+        if levels > MAX_DEPTH:
+            raise BadSubmission("submission_too_deep", path=self.path)
 
-def _files(folder: Path, left_out: set[str]) -> Iterator[Path]:
+
+def _files(folder: Path, room: _Room, depth: int = 1) -> Iterator[Path]:
     """Yield the regular files below a folder; links and special files are not followed."""
-    for entry in sorted(os.scandir(folder), key=lambda e: e.name):
-        if entry.name in left_out:
+    room.deep(depth)
+    with os.scandir(folder) as found:
+        entries = sorted(islice(found, MAX_ENTRIES + 1), key=lambda e: e.name)
+    room.take(entries=len(entries))
+    for entry in entries:
+        if entry.name in LEFT_OUT:
             continue
         if entry.is_dir(follow_symlinks=False):
-            yield from _files(Path(entry.path), left_out)
+            yield from _files(Path(entry.path), room, depth + 1)
         elif stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode):
             yield Path(entry.path)
 
@@ -151,19 +179,42 @@ def _unzip(path: Path, to: Path, room: _Room) -> None:
             kind = stat.S_IFMT(member.external_attr >> 16)
             if member.is_dir() or kind not in (0, stat.S_IFREG):
                 continue
-            _write(archive.open(member), _inside(to, member.filename), room)
+            if target := _inside(to, member.filename, room):
+                _write(archive.open(member), target, room)
 
 
 def _untar(path: Path, to: Path, room: _Room) -> None:
-    with tarfile.open(path) as archive:
+    with tarfile.open(path, tarinfo=_Member) as archive:
         for member in archive:
-            if member.isfile() and (stream := archive.extractfile(member)):
-                _write(stream, _inside(to, member.name), room)
+            room.take(entries=1)
+            if archive.offset > MAX_STREAM:  # what is left out has to be unpacked as well
+                room.take(size=archive.offset)
+            if member.isfile() and (target := _inside(to, member.name, room)):
+                _write(archive.extractfile(member), target, room)
 
 
-def _inside(to: Path, name: str) -> Path:
-    """Return the member's place below `to`; a name that leads out of it is refused."""
-    target = (to / name.replace("\\", "/")).resolve()
+class _Member(tarfile.TarInfo):
+    """A member with an ordinary header: tarfile reads a long name into memory, however long."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in EXTRA_HEADERS and member.size > MAX_HEADER:
+            raise ValueError(f"a header of {member.size} bytes")
+        return member
+
+
+def _inside(to: Path, name: str, room: _Room) -> Path | None:
+    """Return the member's place below `to`, None where it is left out.
+
+    Raises:
+        ValueError: the name leads out of `to`.
+    """
+    name = name.replace("\\", "/")
+    if LEFT_OUT & set(name.split("/")):
+        return None
+    room.deep(name.count("/") + 1)
+    target = (to / name).resolve()
     if not target.is_relative_to(to.resolve()) or target == to.resolve():
         raise ValueError(f"a member named {name!r} would be written outside")
     return target

@@ -18,7 +18,8 @@ TESTS = sorted([*(ROOT / "tests").glob("*.py"), *(ROOT / "tests" / "benchmarks")
 LAYERS = (
     "errors words",
     "check exercise history expect verdict",
-    "process home worker client publisher events tap clock faults sandbox submission services stack",
+    "process home worker client publisher events tap clock faults sandbox submission "
+    "services stack",
     "lab runner session grading",
     "report rubric documents verify doctor",
     "cli plugin",

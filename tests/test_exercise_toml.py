@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
@@ -130,7 +130,11 @@ BROKEN = {
     ],
     "files": [('["tiny.py"]', "[]"), ('["tiny.py"]', "[1]"), ('["tiny.py"]', '"tiny.py"')],
     "title": [('title = { en = "Tiny", zh = "小练习" }', 'title = "Tiny"')],
-    "title.zh": [(', zh = "小练习"', ""), ('zh = "小练习"', 'zh = ""'), ('zh = "小练习"', "zh = 1")],
+    "title.zh": [
+        (', zh = "小练习"', ""),
+        ('zh = "小练习"', 'zh = ""'),
+        ('zh = "小练习"', "zh = 1"),
+    ],
     "title.en": [('en = "Tiny", ', "")],
     "criteria.one.points": [
         ("points = 60", "points = 61"),
@@ -140,7 +144,7 @@ BROKEN = {
         ("points = 60", ""),
     ],
     "criteria.one.zh": [('zh = "一"', "")],
-    "criteria.one.hints.default": [("hints.default = { en = \"Why?\"", 'hints.first = { en = "?"')],
+    "criteria.one.hints.default": [('hints.default = { en = "Why?"', 'hints.first = { en = "?"')],
     "criteria.one.hints.default.zh": [(', zh = "为什么？"', "")],
     "criteria.one.hints.other": [
         ("Which {{}}?", "Which {name}?"),
@@ -170,7 +174,7 @@ def test_a_wrong_key_is_named(make, key, old, new):
     assert caught.value.text.render("zh") != str(caught.value)
 
 
-HEAD, ROWS, REST = GOOD[: GOOD.index("[criteria.one]")], "criteria", "[words.seen]"
+HEAD, REST = GOOD[: GOOD.index("[criteria.one]")], "[words.seen]"
 
 
 @pytest.mark.parametrize(
@@ -211,7 +215,10 @@ def test_a_criterion_has_one_check(make):
 
 def test_a_broken_check_file_stays_broken(make):
     """A file of checks that can't be imported says so each time, not only the first."""
-    file = make(test_tiny="from grader.check import check\nraise OSError('no')", id="br") / "test_tiny.py"
+    file = (
+        make(test_tiny="from grader.check import check\nraise OSError('no')", id="br")
+        / "test_tiny.py"
+    )
 
     for _ in range(2):
         with pytest.raises(OSError, match="no"):
@@ -234,15 +241,16 @@ def test_threads_never_see_half_a_file(make, monkeypatch):
     halfway, go_on = threading.Event(), threading.Event()
     monkeypatch.setattr(builtins, "halfway", halfway, raising=False)
     monkeypatch.setattr(builtins, "go_on", go_on, raising=False)
-    text = CHECKS + "halfway.set()\ngo_on.wait(20)\n" + CHECKS.replace("_t", "_more_t")
-    file = make(test_tiny=text.replace("test_more_t", "test_t"), id="threads") / "test_tiny.py"
+    text = CHECKS + "halfway.set()\ngo_on.wait(20)\n" + CHECKS.replace("test_two", "test_three")
+    file = make(test_tiny=text, id="threads") / "test_tiny.py"
 
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(load_checks, file)
         assert halfway.wait(20)
         second = pool.submit(load_checks, file)
+        wait([second], timeout=0.1)  # where it does not wait for the first, it is back by now
         go_on.set()
-        assert len(first.result()) == len(second.result())
+        assert len(first.result()) == len(second.result()) == 3
 
 
 # Which exercise is meant

@@ -269,7 +269,9 @@ def test_a_machine_without_a_writable_folder_is_explained():
 def test_a_dead_runs_processes_and_folder_go(start):
     """What a dead grader's ledger names is ended with its children, and the folder removed."""
     folder = orphan(DEAD)
-    script = "import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', '''" + IDLE + "'''])\n"
+    script = (
+        "import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', '''" + IDLE + "'''])\n"
+    )
     child = start(script + IDLE, ledger=folder / "ledger.jsonl")
     family = child.family
     wait_until(lambda: len(child.family) == 2, 10, late)

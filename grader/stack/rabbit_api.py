@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
@@ -160,11 +161,12 @@ class External:
         try:
             parts = urlsplit(url)
             host, self.scheme = parts.hostname or "", parts.scheme
-            self.port = parts.port or AMQP_PORTS[parts.scheme]
-        except (ValueError, KeyError) as error:
-            raise UsageError("rabbitmq_bad_url", error=error) from error
-        if not host:
-            raise UsageError("rabbitmq_bad_url", error="no host")
+            self.port = parts.port or AMQP_PORTS[self.scheme]
+        except (ValueError, KeyError):
+            host = ""
+        if not host or self.scheme not in AMQP_PORTS:
+            shown = re.sub(r"//.*@", "//***@", url)
+            raise UsageError("rabbitmq_bad_url", url=shown)
         self.host = f"[{host}]" if ":" in host else host
         api = api or os.environ.get("LAB_RABBITMQ_API") or f"http://{self.host}:{API_PORT}"
         user, password = parts.username or "guest", parts.password or "guest"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import threading
 from typing import Any
 
 from grader.errors import LabFault
+from grader.history import nested
 from grader.process import wait_until
 
 
@@ -43,7 +42,7 @@ class Listener:
     def _run(self) -> None:
         try:
             with self._app.connection_for_read() as connection:
-                receiver = self._app.events.Receiver(connection, handlers={"*": self.into.append})
+                receiver = self._app.events.Receiver(connection, handlers={"*": self._take})
                 # The receiver consumes on a connection of its own.
                 with receiver.consumer_context() as (own, _channel, _consumers):
                     self._listening.set()
@@ -51,10 +50,20 @@ class Listener:
         except Exception as error:
             self.error = error
 
+    def _take(self, event: dict[str, Any]) -> None:
+        if not nested(event):  # a submission can send events of its own making
+            self.into.append(event)
+
     def _drain(self, connection: Any) -> None:
         while not self._over.is_set():
-            with contextlib.suppress(socket.timeout, TimeoutError):
+            try:
                 connection.drain_events(timeout=0.05)
+            except TimeoutError:
+                continue
+            except connection.connection_errors:
+                raise
+            except Exception:  # what came is no event; the next one may be
+                self._over.wait(0.01)
 
     def close(self) -> None:
         """Stop listening."""

@@ -75,13 +75,15 @@ class returns(Expectation):
     def _same(self, result: Any) -> bool:
         if isinstance(result, bool) is not isinstance(self.value, bool):
             return False
-        if not self.rel:
-            return (
-                bool(type(self.value)(result) == self.value)
-                if _number(result)
-                else (result == self.value)
-            )
-        return _number(result) and math.isclose(result, self.value, rel_tol=self.rel)
+        if not (_number(result) and _number(self.value)):
+            return bool(result == self.value)
+        try:
+            if self.rel:
+                return math.isclose(result, self.value, rel_tol=self.rel)
+            # A whole number may be the exact answer whose nearest float was asked for.
+            return bool((float(result) if isinstance(self.value, float) else result) == self.value)
+        except OverflowError:  # larger than any float
+            return bool(result == self.value)
 
     def wanted(self, seen: Call) -> Text:
         key = "wanted_near" if self.rel else "wanted_result"
@@ -149,16 +151,18 @@ def _reply(reply: Reply | None, call: Call) -> Text:
 
 def short(value: object, limit: int = 160, quote: bool = True) -> str:
     """Return a value's text in one line of at most `limit` characters, its middle left out."""
-    text = _digits(value) if quote else " ".join(str(value).split())
+    text = _text(value) if quote else " ".join(str(value).split())
     if len(text) <= limit:
         return text
     half = (limit - 5) // 2
     return f"{text[:half]} ... {text[-half:]}"
 
 
-def _digits(value: object) -> str:
+def _text(value: object) -> str:
     try:
         return repr(value)
-    except ValueError:
-        # CPython refuses to print integers of more than 4300 digits.
-        return f"an integer of {int(value).bit_length()} bits"  # type: ignore[call-overload]
+    except (ValueError, RecursionError):
+        # CPython refuses to print integers of more than 4300 digits, and lists too deep to follow.
+        if isinstance(value, int):
+            return f"an integer of {value.bit_length()} bits"
+        return f"{type(value).__name__} (too large to print)"

@@ -19,28 +19,31 @@ from grader.errors import LabFault
 from grader.process import wait_until
 
 Faults = list[dict[str, Any]]
+DEATH_SECONDS = 10.0
 GONE = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 
 
 def kill_child(
     main: psutil.Process, faults: Faults, child: psutil.Process | None = None
 ) -> psutil.Process:
-    """Send SIGKILL to one pool child of a worker and return that child.
+    """Send SIGKILL to one pool child of a worker; return that child when it is dead.
 
     Args:
         main: the worker's main process (in a sandbox that is not the top of the tree).
         child: the one to kill; without it the oldest that lives.
 
     Raises:
-        LabFault: the worker or the child named is gone, or no child lives: nothing was killed.
+        LabFault: the child named is gone, or the worker has none alive: nothing was killed.
     """
-    if child is not None:
-        _strike(child, signal.SIGKILL, "kill_child", faults)
-        return child
-    for oldest in _children(main):
-        with contextlib.suppress(LabFault):
-            _strike(oldest, signal.SIGKILL, "kill_child", faults)
-            return oldest
+    for each in [child] if child else _children(main):
+        try:
+            _strike(each, signal.SIGKILL, "kill_child", faults)
+        except LabFault:
+            if child:
+                raise
+            continue  # It ended by itself just now; the next one will do.
+        _await_death(each)
+        return each
     raise LabFault("no_child", pid=main.pid)
 
 
@@ -56,14 +59,17 @@ def terminate(main: psutil.Process, faults: Faults) -> None:
 def kill_all(processes: Iterable[psutil.Process], faults: Faults) -> None:
     """Send SIGKILL to each, in the order given (main process first, so that none is replaced).
 
-    A process that is gone already is passed over: what is wanted is that none lives.
+    A process that is gone already is passed over: what is wanted is that none lives, and when this
+    returns none does.
     """
-    at, target = time.time(), []
-    for process in processes:
+    chosen, at, target = list(processes), time.time(), []
+    for process in chosen:
         with contextlib.suppress(psutil.NoSuchProcess):
             target.append(_signal(process, signal.SIGKILL))
     if target:
         _note(faults, "kill_all", at, target)
+    for process in chosen:
+        _await_death(process)
 
 
 @contextlib.contextmanager
@@ -141,6 +147,12 @@ def _lives(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() not in GONE
     return False
+
+
+def _await_death(process: psutil.Process) -> None:
+    """Wait for a killed process to be dead: the kernel takes a moment, and more under load."""
+    fault = LabFault("not_killed", pid=process.pid, seconds=f"{DEATH_SECONDS:g}")
+    wait_until(lambda: not _lives(process), DEATH_SECONDS, lambda: fault)
 
 
 def _strike(process: psutil.Process, number: signal.Signals, kind: str, faults: Faults) -> None:

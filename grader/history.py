@@ -6,12 +6,15 @@ JSON and read again, so a verdict can be replayed without a broker.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+DEEPEST = 100
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,15 @@ class Reply:
 
     @classmethod
     def parse(cls, raw: bytes) -> Reply:
-        """Read a stored document; one that is not JSON gets the state `unreadable`."""
+        """Read a stored document; what is no such document gets the state `unreadable`."""
         text = raw.decode("utf-8", "replace")
         try:
             document = json.loads(text)
             state, result = str(document["status"]), document["result"]
+            readable = not nested(document)
         except (ValueError, KeyError, TypeError, RecursionError):
+            readable = False
+        if not readable:
             return cls("unreadable", raw=text[:4000])
         if state != "FAILURE" or not isinstance(result, dict):
             return cls(state, result, raw=text[:4000])
@@ -58,6 +64,21 @@ class Reply:
     def final(self) -> bool:
         """Whether nothing more is to come."""
         return self.state in ("SUCCESS", "FAILURE", "REVOKED", "unreadable")
+
+
+def nested(value: Any, limit: int = DEEPEST) -> bool:
+    """Whether plain data is nested so deep that printing or saving it could fail."""
+    level = [value]
+    for _ in range(limit):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _message(arguments: Any) -> str:
@@ -105,8 +126,15 @@ class Message:
 
     @property
     def planned_for(self) -> float | None:
-        """The ETA as an epoch time in seconds, or None for `now`."""
-        return datetime.fromisoformat(self.eta).timestamp() if self.eta else None
+        """The ETA as an epoch time in seconds, or None for `now` (and for one that is no time)."""
+        with contextlib.suppress(ValueError, TypeError, OverflowError, OSError):
+            return datetime.fromisoformat(self.eta).timestamp() if self.eta else None
+        return None
+
+
+def _time(stamp: Any) -> float:
+    """Return an event's time; anybody who reaches the broker can send one without."""
+    return float(stamp) if isinstance(stamp, int | float) else 0.0
 
 
 @dataclass
@@ -127,7 +155,7 @@ class History:
         chosen = (e for e in self.events if e.get("uuid") == task_id)
         return sorted(
             (e for e in chosen if not kind or e.get("type") == kind),
-            key=lambda e: float(e.get("timestamp", 0)),
+            key=lambda e: _time(e.get("timestamp")),
         )
 
     def executions(self, task_id: str) -> int:
@@ -148,14 +176,14 @@ class History:
         return [max(0.0, (m.planned_for or m.at) - m.at) for _, m in sorted(mine.items())]
 
     def save(self, path: Path) -> None:
-        """Write the history as JSON."""
+        """Write the history as JSON, in ASCII: a submission may have sent half a character."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), ensure_ascii=False, default=repr))
+        path.write_text(json.dumps(asdict(self), default=repr), encoding="ascii")
 
     @classmethod
     def load(cls, path: Path) -> History:
         """Read a history that `save` wrote."""
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text(encoding="ascii"))
         replies = [row.pop("reply") for row in data["calls"]]
         calls = [Call(**row) for row in data.pop("calls")]
         for call, reply in zip(calls, replies, strict=True):

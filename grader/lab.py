@@ -25,6 +25,7 @@ from grader.process import Child, spawn, wait_until
 from grader.publisher import Publisher
 from grader.sandbox import Sandbox, environment
 from grader.stack.provider import Namespace, Stack
+from grader.stack.redis import free_port
 from grader.submission import Submission
 from grader.words import Text
 from grader.worker import Worker
@@ -151,6 +152,10 @@ class Lab:
         )
         self._closers.callback(child.end)
         return child
+
+    def free_port(self) -> int:
+        """Return a loopback port for a program of the submission to listen on."""
+        return free_port()
 
     def restart_worker(self) -> Worker:
         """End the worker (SIGKILL) and start a new one in its place."""

@@ -149,9 +149,11 @@ class _Room:
         self.files += files
         self.bytes += size
         if self.files > MAX_FILES or self.bytes > MAX_BYTES or self.entries > MAX_ENTRIES:
-            raise BadSubmission(
-                "submission_too_big", path=self.path, files=MAX_FILES, size=MAX_BYTES // 2**20
-            )
+            raise self.too_big()
+
+    def too_big(self) -> BadSubmission:
+        size = MAX_BYTES // 2**20
+        return BadSubmission("submission_too_big", path=self.path, files=MAX_FILES, size=size)
 
     def deep(self, levels: int) -> None:
         if levels > MAX_DEPTH:
@@ -188,7 +190,7 @@ def _untar(path: Path, to: Path, room: _Room) -> None:
         for member in archive:
             room.take(entries=1)
             if archive.offset > MAX_STREAM:  # what is left out has to be unpacked as well
-                room.take(size=archive.offset)
+                raise room.too_big()
             if member.isfile() and (target := _inside(to, member.name, room)):
                 _write(archive.extractfile(member), target, room)
 

@@ -168,7 +168,7 @@ def test_collecting_loads_nothing_heavy(tmp_path):
     )
     program = f"""
 import pytest
-arguments = ["--collect-only", "-q", "-p", "grader.plugin", "--rootdir", {str(tmp_path)!r}]
+arguments = ["--disable-plugin-autoload", "--collect-only", "-q", "-p", "grader.plugin", "--rootdir", {str(tmp_path)!r}]
 assert pytest.main([*arguments, "-c", "/dev/null", {str(folder)!r}]) == 0
 """
     assert loaded(program) == set()

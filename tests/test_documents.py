@@ -14,7 +14,7 @@ LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
 IDS = [folder.name for folder in folders()]
 
 
-@pytest.mark.parametrize("path", documents(), ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("path", list(documents()), ids=lambda p: str(p.relative_to(ROOT)))
 def test_generated_tables_are_fresh(path):
     """Every generated block is what `lab tables` would write."""
     assert generated(path) == path.read_text(encoding="utf-8")

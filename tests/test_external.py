@@ -26,6 +26,7 @@ from grader.stack.redis import (
     REGISTRY,
     Lease,
     RedisServer,
+    _replace,
     connect,
     embedded_binary,
     free_port,
@@ -417,6 +418,32 @@ def test_a_claim_that_nobody_understands_is_left_alone(server, owner):
     assert number(lease.url) == 4
     lease.close()
     assert used(owner) == {1: 1, 2: 1, 3: 1, REGISTRY: 3}
+
+
+def test_one_of_many_takes_over_an_abandoned_claim(server):
+    """Who comes second finds another claim than the one that was abandoned, and keeps off."""
+    old, key = write_claim(server, 1, started=1.0), LEASE_KEY.format(1)
+    registry = at(server, REGISTRY)
+
+    assert _replace(registry, key, old, "the first")
+    assert not _replace(registry, key, old, "the second")
+    assert registry.get(key) == "the first"
+
+
+def test_an_abandoned_claim_that_changes_meanwhile_is_not_taken_over(server, monkeypatch):
+    """Between the look at a claim and the write another may come first: nothing is written then."""
+    old, key = write_claim(server, 1, started=1.0), LEASE_KEY.format(1)
+    registry, look = at(server, REGISTRY), redis.client.Pipeline.get
+
+    def look_too_early(pipe, name):
+        found = look(pipe, name)
+        at(server, REGISTRY).set(name, "the first")
+        return found
+
+    monkeypatch.setattr(redis.client.Pipeline, "get", look_too_early)
+
+    assert not _replace(registry, key, old, "the second")
+    assert registry.get(key) == "the first"
 
 
 def test_sweeping_together_hurts_nobody(server, owner):

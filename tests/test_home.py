@@ -123,7 +123,13 @@ def test_closed_and_very_deep_folders_are_removed(temp):
 import os
 from pathlib import Path
 from grader.home import remove
-{"os.setgid(65534); os.setuid(65534)" if os.getuid() == 0 else ""}
+if os.getuid() == 0:
+    try:
+        os.setgid({NOBODY})
+        os.setuid({NOBODY})
+    except PermissionError:
+        print("still root")
+        raise SystemExit
 top = Path({str(temp)!r}, "run")
 (top / "closed" / "inner").mkdir(parents=True)
 (top / "closed" / "inner").chmod(0)
@@ -140,6 +146,8 @@ print("left" if top.exists() else "removed")
     with reachable(temp):
         run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
 
+    if run.stdout.strip() == "still root":
+        pytest.skip("no folder is closed to root, and this root can't become somebody else")
     assert run.stdout.strip() == "removed", run.stderr
 
 

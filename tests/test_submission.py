@@ -108,7 +108,7 @@ def test_an_empty_folder_is_said(work, exercise, tmp_path):
     "closed", ["work", "work/tiny.py", "work/sub", "work.zip"], ids=lambda name: name
 )
 def test_what_cannot_be_read_is_said(work, tmp_path, closed):
-    """A folder, file, subfolder or archive without the right to read is named to an ordinary user."""
+    """A folder, file, subfolder or archive that an ordinary user may not read is named."""
     (work / "sub").mkdir()
     (work / "sub" / "file").touch()
     with zipfile.ZipFile(tmp_path / "work.zip", "w") as archive:
@@ -120,8 +120,12 @@ import os, pathlib, types
 from grader.errors import BadSubmission
 from grader.submission import Submission
 if os.getuid() == 0:
-    os.setgid({NOBODY})
-    os.setuid({NOBODY})
+    try:
+        os.setgid({NOBODY})
+        os.setuid({NOBODY})
+    except PermissionError:
+        print("still root")
+        raise SystemExit
 exercise = types.SimpleNamespace(folder=pathlib.Path("/x"), module="tiny", files=("tiny.py",))
 here = pathlib.Path({str(tmp_path)!r})
 try:
@@ -134,6 +138,8 @@ except BadSubmission as error:
     with passable(tmp_path):
         run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     (tmp_path / closed).chmod(0o700)
+    if run.stdout.strip() == "still root":
+        pytest.skip("root reads everything, and this root can't become somebody else")
 
     assert run.stdout.startswith(f"{tmp_path / closed} can't be read by this user"), run.stderr
 
@@ -203,7 +209,7 @@ def test_a_linked_submission_is_its_target(work, copy, tmp_path):
 
 
 def test_work_in_place_leaves_the_labs_files_out(exercise, copy, tmp_path):
-    """In exercises/<id> itself, handouts, rubric and checks are not the student's; elsewhere they are."""
+    """In exercises/<id> itself handouts, rubric and checks are the lab's; elsewhere they are not."""
     exercise.folder.mkdir()
     names = ["README.md", "README.zh-CN.md", "exercise.toml", "test_tiny.py", "tiny.py", "notes.md"]
     for name in names:
@@ -255,39 +261,20 @@ def test_too_many_bytes_are_refused(work, exercise, tmp_path):
     assert not list((tmp_path / "copy").glob("data.bin"))
 
 
-@pytest.mark.parametrize("levels", [60, 1500])
-def test_very_deep_trees_are_refused(work, exercise, tmp_path, levels):
-    """A tree deeper than anybody works in is said to be one, also where Python could not go."""
+@pytest.mark.parametrize(("levels", "name"), [(60, "d"), (20, "n" * 250)], ids=["deep", "long"])
+def test_very_deep_trees_are_refused(work, exercise, tmp_path, levels, name):
+    """A tree deeper than anybody works in is said to be one, also where paths get too long."""
     here = os.open(work, os.O_RDONLY)
     for _ in range(levels):
-        os.mkdir("d", dir_fd=here)
-        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.mkdir(name, dir_fd=here)
+        below = os.open(name, os.O_RDONLY, dir_fd=here)
         os.close(here)
         here = below
     os.close(os.open("tiny.py", os.O_CREAT | os.O_WRONLY, dir_fd=here))
     os.close(here)
 
     refused(work, exercise, tmp_path, "too deep")
-    subprocess.run(["rm", "-rf", str(work / "d")], check=True)
-
-
-def test_a_path_too_long_for_the_copy_is_refused(work, exercise, tmp_path):
-    """Names that fit where they are and not where the copy goes are the submission's matter."""
-    place = tmp_path / "-".join(["x" * 200])
-    for _ in range(40):
-        (work / "y" * 1).mkdir(exist_ok=True)
-    long = work
-    here = os.open(work, os.O_RDONLY)
-    for _ in range(18):
-        os.mkdir("n" * 250, dir_fd=here)
-        below = os.open("n" * 250, os.O_RDONLY, dir_fd=here)
-        os.close(here)
-        here = below
-    os.close(here)
-    assert long and place
-    with pytest.raises(BadSubmission, match="too deep|can't be read"):
-        Submission.at(work).copy(tmp_path / "copy", exercise)
-    subprocess.run(["rm", "-rf", str(work)], check=True)
+    subprocess.run(["rm", "-rf", str(work / name)], check=True)
 
 
 def test_a_full_disk_is_the_labs_fault(work, exercise, tmp_path, monkeypatch):
@@ -305,7 +292,9 @@ def test_a_full_disk_is_the_labs_fault(work, exercise, tmp_path, monkeypatch):
             Submission.at(path).copy(tmp_path / str(n), exercise)
 
 
-def test_a_copy_into_a_folder_that_vanished_is_the_labs_fault(work, exercise, tmp_path, monkeypatch):
+def test_a_copy_into_a_folder_that_vanished_is_the_labs_fault(
+    work, exercise, tmp_path, monkeypatch
+):
     """Where the run's own folder is lost half-way, nobody says that the submission is missing."""
     copyfile = shutil.copyfile
 
@@ -345,7 +334,9 @@ def tarred(path, *members):
 WORK = [("tiny.py", "app = 1"), ("sub/data.txt", "data")]
 
 
-@pytest.mark.parametrize("name", ["work.zip", "WORK.ZIP", "w.tar", "w.tar.gz", "w.tar.bz2", "w.tar.xz"])
+@pytest.mark.parametrize(
+    "name", ["work.zip", "WORK.ZIP", "w.tar", "w.tar.gz", "w.tar.bz2", "w.tar.xz"]
+)
 @pytest.mark.parametrize("top", ["", "ana/"], ids=["flat", "nested"])
 def test_archives_are_unpacked(tmp_path, copy, name, top):
     """Zip and tar archives serve, packed with or without the folder around the files."""
@@ -374,13 +365,19 @@ def test_what_tools_leave_is_left_out_of_archives(tmp_path, copy):
     assert copy(tarred(tmp_path / "w.tar", *WORK, *extra), "tar") == ["sub/data.txt", "tiny.py"]
 
 
-OUT = ["../evil.py", "sub/../../evil.py", "/tmp/evil.py", "..\\evil.py", "\\\\host\\..\\..\\evil.py"]
+OUT = [
+    "../evil.py",
+    "sub/../../evil.py",
+    "/tmp/evil.py",
+    "..\\evil.py",
+    "\\\\host\\..\\..\\evil.py",
+]
 
 
 @pytest.mark.parametrize("name", OUT)
 @pytest.mark.parametrize("kind", ["zip", "tar"])
 def test_names_that_lead_out_are_refused(tmp_path, exercise, kind, name):
-    """A member that would be written outside refuses the whole archive; nothing is written there."""
+    """A member that would be written outside is refused, with the whole archive."""
     path = tmp_path / f"work.{kind}"
     members = [*WORK, (name, "evil")]
     zipped(path, members) if kind == "zip" else tarred(path, *members)
@@ -430,12 +427,11 @@ def bomb_gz(path):
 
 
 def many_zip(path):
-    zipped(path, [(f"{n}.py", "") for n in range(submission.MAX_FILES + 1)])
+    zipped(path, [(f"{n}.py", "") for n in range(21)])
 
 
 def many_tar(path):
-    members = [linked(f"{n}", "x") for n in range(submission.MAX_ENTRIES + 1)]
-    tarred(path, *members)
+    tarred(path, *(linked(str(n), "x") for n in range(201)))
 
 
 @pytest.mark.parametrize(
@@ -443,8 +439,10 @@ def many_tar(path):
     [("w.zip", bomb_zip), ("w.tar.gz", bomb_gz), ("w.zip", many_zip), ("w.tar", many_tar)],
     ids=["zip", "gz", "many files", "many links"],
 )
-def test_bombs_are_bounded(tmp_path, exercise, name, make):
+def test_bombs_are_bounded(tmp_path, exercise, name, make, monkeypatch):
     """What unpacks to too much is refused with no more than the limit on the disk."""
+    monkeypatch.setattr(submission, "MAX_FILES", 20)
+    monkeypatch.setattr(submission, "MAX_ENTRIES", 200)
     make(tmp_path / name)
 
     refused(tmp_path / name, exercise, tmp_path, "is too big")
@@ -481,11 +479,10 @@ def cut(path, share=0.6):
 
 
 def scratched(path):
-    """Change some bytes in the middle, where the data is."""
-    content = bytearray(path.read_bytes())
-    middle = len(content) // 2
-    content[middle : middle + 40] = b"\xff" * 40
-    path.write_bytes(content)
+    """Overwrite everything behind the start; a zip's directory at the end stays."""
+    content = path.read_bytes()
+    start, end = len(content) // 8, len(content) - 100 * (path.suffix == ".zip")
+    path.write_bytes(content[:start] + b"\xff" * (end - start) + content[end:])
     return path
 
 

@@ -21,6 +21,7 @@ LONGEST = 16_000_000
 
 
 def main() -> None:
+    """Answer requests until standard input ends."""
     limits.apply(sys.argv[1])
     limits.search_here()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")

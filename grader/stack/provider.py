@@ -136,9 +136,9 @@ class Stack:
         from grader.stack import rabbitmq
 
         if self.allows("external") and (url := os.environ.get("LAB_RABBITMQ_URL")):
-            return partial(rabbitmq.External, url)
+            return partial(_external, url)
         if self.allows("compose") and (found := self._compose("rabbitmq")):
-            return partial(rabbitmq.External, found)
+            return partial(_external, found)
         if self.allows("system") and (place := rabbitmq.find_installation()):
             return lambda: rabbitmq.Node.start(self.home, place)
         return None
@@ -176,3 +176,12 @@ class Stack:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _external(url: str) -> Any:
+    """Reach somebody's RabbitMQ, and sweep there what dead runs of this machine left."""
+    from grader.stack import rabbitmq
+
+    host = rabbitmq.External(url)
+    rabbitmq.sweep_vhosts(host.management)
+    return host

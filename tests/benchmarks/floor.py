@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import time
+import threading
 from pathlib import Path
 
 from celery import Celery
@@ -35,11 +35,12 @@ def main() -> None:
         command = [sys.executable, "-m", "celery", "-A", "tiny", "worker", *quiet]
         worker = spawn(command, env=env, cwd=Path(folder), ledger=home.ledger)
         app = Celery("floor", broker=server.url)
+        pause = threading.Event()
         with connect(server.url) as client:
             for _ in range(30):
                 key = f"celery-task-meta-{app.send_task('tiny.add', (1, 2)).id}"
                 while not client.exists(key):
-                    time.sleep(0.001)
+                    pause.wait(0.001)
         worker.end()
         server.stop()
 

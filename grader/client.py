@@ -51,7 +51,8 @@ class Client:
         self.child = spawn(
             command, env=environment, cwd=folder, ledger=ledger, stdin=True, stdout=True
         )
-        self._answers: queue.Queue[bytes] = queue.Queue(maxsize=64)
+        # One request has one answer; more is a flood, and is left in the pipe.
+        self._answers: queue.Queue[bytes] = queue.Queue(maxsize=2)
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
         self._hello: Answer | None = None
@@ -59,7 +60,7 @@ class Client:
     def _read(self) -> None:
         stream = self.child.process.stdout
         assert stream
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError), stream:
             while line := stream.readline(LONGEST):
                 self._answers.put(line)
         self._answers.put(b"")

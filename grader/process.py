@@ -121,9 +121,11 @@ class Child:
         self.signal(signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(within)
-        for stream in filter(None, (self.process.stdin, self.process.stdout)):
+        # Standard output is closed by who reads it: to close it here would wait for a reader that
+        # waits for a daemon.
+        if self.process.stdin:
             with contextlib.suppress(OSError):
-                stream.close()
+                self.process.stdin.close()
         self.output.finish()
 
 

@@ -1,8 +1,9 @@
 """What holds a student's processes: bubblewrap where it works, else a session and resource limits.
 
 Inside bubblewrap the submission sees the interpreter, its libraries, its own copy and a private
-temporary folder; nothing of the repository, of other users or of the grader. The network is the
-machine's own: a broker and a web page are reached through ordinary loopback addresses.
+temporary folder; nothing of the repository, of other users or of the grader. It can write to its
+copy, and to memory-backed folders of a bounded size. The network is the machine's own: a broker and
+a web page are reached through ordinary loopback addresses.
 """
 
 from __future__ import annotations
@@ -48,8 +49,12 @@ class Sandbox:
             folder: the submission's copy; writable, and the working directory.
         """
         script = INSIDE / f"{program}.py"
-        command = [sys.executable, "-I", str(script), json.dumps(LIMITS), *arguments]
-        return [*_bubblewrap(folder), *command] if self.kind == "bubblewrap" else command
+        # -I takes no notice of PYTHONUNBUFFERED: what is printed before a SIGKILL would be lost.
+        command = [sys.executable, "-I", "-u", str(script), json.dumps(LIMITS), *arguments]
+        if self.kind == "bubblewrap":
+            return [*_bubblewrap(folder), *command]
+        # Temporary files go into the copy, because it is removed; processes are killed, not asked.
+        return ["env", f"TMPDIR={folder}", *command]
 
     def folder(self, copy: Path) -> Path:
         """Return the path under which the submission sees its own folder."""
@@ -73,16 +78,21 @@ def _bubblewrap_works() -> bool:
 
 
 def _bubblewrap(folder: Path) -> list[str]:
-    command = ["bwrap", "--die-with-parent", "--cap-drop", "ALL", "--uid", "1000", "--gid", "1000"]
+    bwrap = shutil.which("bwrap") or "bwrap"
+    command = [bwrap, "--die-with-parent", "--cap-drop", "ALL", "--uid", "1000", "--gid", "1000"]
     command += [f"--unshare-{name}" for name in UNSHARE]
     for path in SYSTEM:
         command += _same(path)
     for name in ETC:
         command += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
-    command += ["--dev", "/dev", "--proc", "/proc", "--size", str(TMP_BYTES), "--tmpfs", "/tmp"]
+    command += ["--dev", "/dev", "--proc", "/proc"]
+    for path in ("/tmp", "/dev/shm"):
+        command += ["--size", str(TMP_BYTES), "--tmpfs", path]
     for path in (*_interpreter(), str(INSIDE)):
         command += ["--ro-bind", path, path]
-    return [*command, "--bind", str(folder), str(folder), "--chdir", str(folder)]
+    command += ["--bind", str(folder), str(folder), "--chdir", str(folder)]
+    # Both lie in memory and have no size of their own.
+    return [*command, "--remount-ro", "/dev", "--remount-ro", "/"]
 
 
 def _same(path: str) -> list[str]:

@@ -209,7 +209,7 @@ def test_a_linked_submission_is_its_target(work, copy, tmp_path):
 
 
 def test_work_in_place_leaves_the_labs_files_out(exercise, copy, tmp_path):
-    """In exercises/<id> itself handouts, rubric and checks are the lab's; elsewhere they are not."""
+    """In exercises/<id> itself handouts, rubric and checks are not copied; elsewhere they are."""
     exercise.folder.mkdir()
     names = ["README.md", "README.zh-CN.md", "exercise.toml", "test_tiny.py", "tiny.py", "notes.md"]
     for name in names:

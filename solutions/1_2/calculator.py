@@ -51,7 +51,7 @@ def to_decimal(value: object) -> Decimal:
     """
     # bool is a kind of int; whether true + true makes sense is left open, here it does not.
     if isinstance(value, int | float | str | Decimal) and not isinstance(value, bool):
-        # str() of a float is the shortest text that means that float: 0.1, not 0.1000000000000000055.
+        # str() of a float is the shortest text that means it: 0.1, not 0.1000000000000000055...
         found = Decimal(str(value), EXACT)
         if found.is_finite():
             return found

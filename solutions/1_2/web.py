@@ -1,4 +1,4 @@
-"""The calculator's page: `python web.py --port 8000`. It asks the workers and calculates nothing."""
+"""The calculator's page, `python web.py --port 8000`. It asks the workers; it calculates nothing."""
 
 from __future__ import annotations
 

@@ -6,9 +6,7 @@ from decimal import Context, Decimal, InvalidOperation
 from celery import Celery
 from kombu import Exchange, Queue
 
-app = Celery(
-    "calculator", broker="redis://localhost:6379/0", backend="redis://localhost:6379/1"
-)
+app = Celery("calculator", broker="redis://localhost:6379/0", backend="redis://localhost:6379/1")
 sums = Exchange("sums", type="direct")
 app.conf.update(
     task_default_queue="quick",

@@ -3,15 +3,13 @@
 import decimal
 import json
 import math
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import redis
 from celery import Celery, Task, group
 
-app = Celery(
-    "calculator", broker="redis://localhost:6379/0", backend="redis://localhost:6379/1"
-)
+app = Celery("calculator", broker="redis://localhost:6379/0", backend="redis://localhost:6379/1")
 app.conf.update(task_serializer="json", result_serializer="json", accept_content=["json"])
 
 WIDE = decimal.Context(prec=400, Emin=decimal.MIN_EMIN, Emax=decimal.MAX_EMAX, traps=[])
@@ -41,7 +39,7 @@ class Recorded(Task):
             "args": [*args, *kwargs.values()],
             "result": result,
             "error": error,
-            "at": datetime.now(timezone.utc).isoformat(),
+            "at": datetime.now(UTC).isoformat(),
         }
         with redis.Redis.from_url(app.conf.broker_url).pipeline() as pipe:
             pipe.lpush("history", json.dumps(entry))
@@ -164,7 +162,10 @@ def tan(x, unit="radians"):
 
 @app.task
 def history(limit=10):
-    return [json.loads(entry) for entry in redis.Redis.from_url(app.conf.broker_url).lrange("history", 0, 999)[:limit]]
+    return [
+        json.loads(entry)
+        for entry in redis.Redis.from_url(app.conf.broker_url).lrange("history", 0, 999)[:limit]
+    ]
 
 
 def calculate_batch(items):
@@ -178,7 +179,7 @@ def calculate_batch(items):
         except (KeyError, TypeError, ValueError) as error:
             outcomes[place] = {"ok": False, "error": describe(error)}
     answers = group(list(sent.values())).apply_async().get(timeout=60, propagate=False)
-    for place, answer in zip(sent, answers):
+    for place, answer in zip(sent, answers, strict=True):
         if isinstance(answer, Exception):
             outcomes[place] = {"ok": False, "error": describe(answer)}
         else:

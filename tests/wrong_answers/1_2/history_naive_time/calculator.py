@@ -8,9 +8,7 @@ from decimal import Decimal
 
 from celery import Celery, Task, group
 
-app = Celery(
-    "calculator", broker="redis://localhost:6379/0", backend="redis://localhost:6379/1"
-)
+app = Celery("calculator", broker="redis://localhost:6379/0", backend="redis://localhost:6379/1")
 app.conf.update(task_serializer="json", result_serializer="json", accept_content=["json"])
 
 WIDE = decimal.Context(prec=400, Emin=decimal.MIN_EMIN, Emax=decimal.MAX_EMAX, traps=[])
@@ -177,7 +175,7 @@ def calculate_batch(items):
         except (KeyError, TypeError, ValueError) as error:
             outcomes[place] = {"ok": False, "error": describe(error)}
     answers = group(list(sent.values())).apply_async().get(timeout=60, propagate=False)
-    for place, answer in zip(sent, answers):
+    for place, answer in zip(sent, answers, strict=True):
         if isinstance(answer, Exception):
             outcomes[place] = {"ok": False, "error": describe(answer)}
         else:

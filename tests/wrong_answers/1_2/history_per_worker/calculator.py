@@ -3,18 +3,17 @@
 import decimal
 import json
 import math
-import os
-from datetime import datetime, timezone
+import uuid
+from datetime import UTC, datetime
 from decimal import Decimal
 
 from celery import Celery, Task, group
 
-app = Celery(
-    "calculator", broker="redis://localhost:6379/0", backend="redis://localhost:6379/1"
-)
+app = Celery("calculator", broker="redis://localhost:6379/0", backend="redis://localhost:6379/1")
 app.conf.update(task_serializer="json", result_serializer="json", accept_content=["json"])
 
 WIDE = decimal.Context(prec=400, Emin=decimal.MIN_EMIN, Emax=decimal.MAX_EMAX, traps=[])
+WORKER = uuid.uuid4().hex
 OPERATIONS = [
     "add", "subtract", "multiply", "divide", "power", "factorial", "fibonacci", "sqrt",
     "sin", "cos", "tan",
@@ -41,11 +40,11 @@ class Recorded(Task):
             "args": [*args, *kwargs.values()],
             "result": result,
             "error": error,
-            "at": datetime.now(timezone.utc).isoformat(),
+            "at": datetime.now(UTC).isoformat(),
         }
         with app.backend.client.pipeline() as pipe:
-            pipe.lpush(f"history:{os.getppid()}", json.dumps(entry))
-            pipe.ltrim(f"history:{os.getppid()}", 0, 999)
+            pipe.lpush(f"history:{WORKER}", json.dumps(entry))
+            pipe.ltrim(f"history:{WORKER}", 0, 999)
             pipe.execute()
 
 
@@ -164,7 +163,10 @@ def tan(x, unit="radians"):
 
 @app.task
 def history(limit=10):
-    return [json.loads(entry) for entry in app.backend.client.lrange(f"history:{os.getppid()}", 0, 999)[:limit]]
+    return [
+        json.loads(entry)
+        for entry in app.backend.client.lrange(f"history:{WORKER}", 0, 999)[:limit]
+    ]
 
 
 def calculate_batch(items):
@@ -178,7 +180,7 @@ def calculate_batch(items):
         except (KeyError, TypeError, ValueError) as error:
             outcomes[place] = {"ok": False, "error": describe(error)}
     answers = group(list(sent.values())).apply_async().get(timeout=60, propagate=False)
-    for place, answer in zip(sent, answers):
+    for place, answer in zip(sent, answers, strict=True):
         if isinstance(answer, Exception):
             outcomes[place] = {"ok": False, "error": describe(answer)}
         else:

@@ -6,9 +6,7 @@ from decimal import Decimal
 
 from celery import Celery
 
-app = Celery(
-    "calculator", broker="redis://localhost:6379/0", backend="redis://localhost:6379/1"
-)
+app = Celery("calculator", broker="redis://localhost:6379/0", backend="redis://localhost:6379/1")
 app.conf.update(task_serializer="json", result_serializer="json", accept_content=["json"])
 
 # Wide enough for any two numbers of a calculator; without traps it raises nothing of its own.

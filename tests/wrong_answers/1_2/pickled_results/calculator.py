@@ -6,10 +6,10 @@ from decimal import Decimal
 
 from celery import Celery
 
-app = Celery(
-    "calculator", broker="redis://localhost:6379/0", backend="redis://localhost:6379/1"
+app = Celery("calculator", broker="redis://localhost:6379/0", backend="redis://localhost:6379/1")
+app.conf.update(
+    task_serializer="json", result_serializer="pickle", accept_content=["json", "pickle"]
 )
-app.conf.update(task_serializer="json", result_serializer="pickle", accept_content=["json", "pickle"])
 
 # Wide enough for any two numbers of a calculator; without traps it raises nothing of its own.
 WIDE = decimal.Context(prec=400, Emin=decimal.MIN_EMIN, Emax=decimal.MAX_EMAX, traps=[])

@@ -53,9 +53,9 @@ def start(calculation: Calculation):
         raise HTTPException(422, "unknown operation")
     id = uuid()
     app.backend.client.setex(f"web:{id}", 86400, 1)
-    app.send_task(
-        f"calculator.{calculation.operation}", args=calculation.args, task_id=id
-    ).get(timeout=15, propagate=False)
+    app.send_task(f"calculator.{calculation.operation}", args=calculation.args, task_id=id).get(
+        timeout=15, propagate=False
+    )
     return {"id": id}
 
 

@@ -1,6 +1,6 @@
 """Tasks that answer with an integer."""
 
-from functools import lru_cache
+from functools import cache
 from math import prod
 
 from calculator.celery import app
@@ -17,6 +17,6 @@ def fibonacci(n):
     return _fibonacci(integer(n, 100))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _fibonacci(n):
     return n if n < 2 else _fibonacci(n - 1) + _fibonacci(n - 2)

@@ -33,7 +33,7 @@ def power(base, exponent):
     if b.is_zero() and e.is_signed() and not e.is_zero():
         raise ZeroDivisionError("0 has no negative powers")
     if b.is_signed() and not b.is_zero() and e != e.to_integral_value():
-        raise ValueError("%r is negative and %r is not a whole number" % (base, exponent))
+        raise ValueError(f"{base!r} is negative and {exponent!r} is not a whole number")
     return answer(CONTEXT.power(b, e))
 
 
@@ -41,5 +41,5 @@ def power(base, exponent):
 def sqrt(number):
     value = real(number)
     if value < 0:
-        raise ValueError("no square root of %r" % (number,))
+        raise ValueError(f"no square root of {number!r}")
     return answer(CONTEXT.sqrt(value))

@@ -17,16 +17,16 @@ def real(value):
         number = decimal.Decimal(str(value), CONTEXT)
         if number.is_finite():
             return number
-    raise ValueError("expected a finite number, got %r" % (value,))
+    raise ValueError(f"expected a finite number, got {value!r}")
 
 
 def integer(value, limit):
     """Return `value` as an integer between 0 and `limit`."""
     number = real(value)
     if number < 0 or number > limit:
-        raise ValueError("expected 0 to %d, got %r" % (limit, value))
+        raise ValueError(f"expected 0 to {limit}, got {value!r}")
     if number.as_integer_ratio()[1] != 1:
-        raise ValueError("expected an integer, got %r" % (value,))
+        raise ValueError(f"expected an integer, got {value!r}")
     return int(number)
 
 

@@ -203,6 +203,12 @@ class Lab:
         self.history.calls.append(call)
         return call
 
+    def send_all(
+        self, calls: Sequence[tuple[Any, ...]], within: float = ANSWER_SECONDS
+    ) -> list[Call]:
+        """Publish several tasks, `(function, *args)` each; do not wait."""
+        return [self.send(function, *args, within=within) for function, *args in calls]
+
     def adopt(self, id: str, function: str, *args: Any) -> Call:
         """Return the call for a task that a client of the submission sent itself."""
         call = Call(id, f"{self.exercise.module}.{function}", args, {}, time.time(), ANSWER_SECONDS)
@@ -215,16 +221,16 @@ class Lab:
 
     def calls(self, calls: Sequence[tuple[Any, ...]], within: float = ANSWER_SECONDS) -> list[Call]:
         """Send several tasks, `(function, *args)` each, and wait for all of them together."""
-        sent = [self.send(function, *args, within=within) for function, *args in calls]
-        return self.finish(sent, within)
+        return self.finish(self.send_all(calls, within))
 
-    def finish(self, calls: list[Call], within: float = ANSWER_SECONDS) -> list[Call]:
-        """Wait for the replies; a call that gets none keeps `reply` None.
+    def finish(self, calls: list[Call]) -> list[Call]:
+        """Wait for the replies, as long as the most patient call; one without keeps reply None.
 
         Raises:
             LabFault: the run's own servers are gone through no fault of the submission.
             SubmissionFault: the worker died, or the submission destroyed its private server.
         """
+        within = max((call.limit for call in calls), default=0.0)
         used, began = self._cpu(), time.monotonic()
 
         def give_up() -> bool:

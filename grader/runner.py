@@ -6,12 +6,14 @@ verdict; nothing that goes wrong in the lab or in the grader ever becomes a stud
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 import traceback
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 from grader.check import Check, Hint
@@ -23,7 +25,7 @@ from grader.sandbox import Sandbox, best
 from grader.stack.provider import Stack
 from grader.submission import Submission
 from grader.verdict import Finding, Result, Verdict
-from grader.words import Text
+from grader.words import LANGUAGES, NOTHING, Text
 
 RUNS = ROOT / ".lab" / "runs"
 Progress = Callable[[Finding], None]
@@ -46,7 +48,8 @@ class Run:
         self.shares = shares  # among how many brokers a criterion's points are shared out
         self.stack, self.seed, self.box = stack, seed, box or best()
         self.findings: dict[str, Finding] = {}
-        self.broken: SubmissionFault | None = None
+        self.broken: SubmissionFault | None = None  # why the submission does not start
+        self._broken_by = ""  # the criterion that met it
         self._lab: Lab | None = None
 
     def finding(self, id: str) -> Finding:
@@ -63,6 +66,9 @@ class Run:
                 return self._say(
                     check, Verdict.BLOCKED, observed=Text.of("blocked_by", id=other.id)
                 )
+        if self.broken:
+            blocked_by = Text.of("blocked_by", id=self._broken_by)
+            return self._say(check, Verdict.BLOCKED, observed=blocked_by)
         began = time.monotonic()
         finding = self._try(check)
         if finding.verdict is Verdict.UNKNOWN:
@@ -80,6 +86,8 @@ class Run:
             return self._failed(check, error)
         except SubmissionFault as fault:
             self._drop()
+            if fault is self.broken:
+                self._broken_by = check.id
             return self._say(
                 check,
                 Verdict.FAILED,
@@ -99,6 +107,11 @@ class Run:
         if difference is None:
             # An assert that compared nothing: the check is wrong, not the submission.
             return self._say(check, Verdict.UNKNOWN, observed=_lab_words(error))
+        try:
+            for text, lang in product((difference.expected, difference.observed), LANGUAGES):
+                text.render(lang)
+        except Exception as unsaid:  # a sentence lacks what its placeholders stand for
+            return self._say(check, Verdict.UNKNOWN, observed=_lab_words(unsaid))
         named = error.args[0] if error.args and isinstance(error.args[0], Hint) else Hint("default")
         return self._say(
             check,
@@ -110,8 +123,6 @@ class Run:
 
     def _fresh(self) -> Lab:
         """Return a lab in good order; a submission that never starts is tried only once."""
-        if self.broken:
-            raise self.broken
         if self._lab and (self._lab.dirty or not self._lab.worker.alive):
             self._drop()
         if self._lab is None:
@@ -125,24 +136,31 @@ class Run:
         return self._lab
 
     def _drop(self) -> None:
-        if self._lab:
-            self._lab.close()
-            self._lab = None
+        lab, self._lab = self._lab, None
+        # A submission can make folders too deep for shutil; the run's home removes them.
+        with contextlib.suppress(RecursionError):
+            if lab:
+                lab.close()
 
     def _hint(self, check: Check, name: str) -> Text:
-        return self.exercise.criterion(check.id).hints[name]
+        hints = self.exercise.criterion(check.id).hints
+        return hints.get(name, hints["default"])
 
     def _say(self, check: Check, verdict: Verdict, **words: Text) -> Finding:
         row = self.exercise.criterion(check.id)
         share = row.points / self.shares
-        title = Text({"en": check.claim.replace("{", "{{").replace("}", "}}"), **row.title})
+        titles = {"en": check.claim, **row.title}
+        # A title is no template: its braces are its own.
+        title = Text({k: t.replace("{", "{{").replace("}", "}}") for k, t in titles.items()})
         finding = Finding(check.id, title, _whole(share), row.bonus, verdict, self.broker)
         return replace(finding, **words)  # type: ignore[arg-type]
 
     def close(self) -> None:
         """Save what was seen, end everything."""
-        if self._lab:
-            self._lab.save(RUNS / f"{self.exercise.id}-{self.broker}.json")
+        # The history is a courtesy: no verdict depends on whether this folder can be written.
+        with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
+            if self._lab:
+                self._lab.save(RUNS / f"{self.exercise.id}-{self.broker}.json")
         self._drop()
 
 
@@ -181,7 +199,7 @@ def grade(
     """
     began = time.monotonic()
     findings: list[Finding] = []
-    note, isolation = Text({"en": ""}), ""
+    note, isolation = NOTHING, ""
     for broker in brokers:
         run = Run(exercise, submission, broker, stack, seed, box, shares=len(brokers))
         try:
@@ -192,6 +210,8 @@ def grade(
             run.close()
         isolation = run.box.kind
         note = run.broken.text if run.broken else note
+    if any(finding.verdict is Verdict.PASSED for finding in findings):
+        note = NOTHING  # it started all the same, say on the other broker
     return Result(
         exercise.id,
         str(submission.path),

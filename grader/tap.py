@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import threading
 import time
@@ -16,6 +17,9 @@ from typing import Any
 from grader.history import Message
 
 LONGEST = 300_000
+WORD = re.compile(rb'"((?:[^"\\]|\\.)*)"')
+ESCAPED = re.compile(rb"\\(x[0-9a-f]{2}|.)")
+SIGNS = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"a": b"\a", b"b": b"\b"}
 
 
 def open_tap(broker: str, url: str, into: list[Message]) -> RedisTap | RabbitTap:
@@ -69,20 +73,30 @@ class RedisTap(_Tap):
             self._standing.set()
             while not self._over.is_set():
                 if monitor.connection.can_read(timeout=0.05):
-                    self._take(monitor.next_command())
+                    self._take(monitor.connection.read_response())
 
-    def _take(self, entry: dict[str, Any]) -> None:
-        command = str(entry["command"])
-        if not command.startswith("LPUSH ") or len(command) > LONGEST:
+    def _take(self, line: bytes) -> None:
+        if b' "LPUSH" ' not in line[:200] or len(line) > LONGEST:
             return
-        _, queue, payload = command.split(" ", 2)
-        with contextlib.suppress(ValueError, KeyError, TypeError):
+        # A submission can push anything: what can't be read is no task message.
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            _, queue, payload = (unquote(word).decode() for word in WORD.findall(line))
             document = json.loads(payload)
             headers = document["headers"]
             if "task" in headers:
                 self.into.append(
                     message(queue, headers, document.get("content-type"), document.get("body", ""))
                 )
+
+
+def unquote(word: bytes) -> bytes:
+    """Return the bytes behind a word as MONITOR prints it, between its quotes."""
+
+    def plain(match: re.Match[bytes]) -> bytes:
+        sign = match[1]
+        return bytes.fromhex(sign[1:].decode()) if len(sign) == 3 else SIGNS.get(sign, sign)
+
+    return ESCAPED.sub(plain, word)
 
 
 class RabbitTap(_Tap):
@@ -102,7 +116,7 @@ class RabbitTap(_Tap):
                         connection.drain_events(timeout=0.05)
 
     def _take(self, frame: Any) -> None:
-        with contextlib.suppress(KeyError, TypeError):
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, IndexError):
             properties = frame.headers["properties"]
             headers = properties["headers"]
             if "task" in headers:

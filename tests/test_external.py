@@ -17,6 +17,7 @@ import redis
 from grader.errors import NoBroker
 from grader.exercise import SOLUTIONS, find
 from grader.home import Home
+from grader.process import identity
 from grader.stack.provider import Stack
 from grader.stack.rabbit_namespace import machine
 from grader.stack.redis import (
@@ -112,11 +113,9 @@ def at(server, database: int) -> redis.Redis:
 
 def write_claim(server, database: int, **changes) -> str:
     """Write a lease of this very process into the registry, or a variation of it."""
-    me = psutil.Process()
     claim = {
         "machine": machine(),
-        "pid": me.pid,
-        "started": me.create_time(),
+        **identity(psutil.Process()),
         "at": at(server, REGISTRY).time()[0],
         "user": "lab-someone",
     }

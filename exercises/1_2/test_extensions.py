@@ -142,7 +142,7 @@ def test_history_is_shared(lab):
     for call in lab.calls([("history", 1)] * 12):
         seen = newest(entries(call), 1)
         assert lab.fact(seen == [kept], "history_two_workers", entry=kept, seen=seen)
-    lab.finish([lab.send("add", i, n) for i in range(KEPT + 20)], within=30)
+    lab.finish(lab.send_all([("add", i, n) for i in range(KEPT + 20)], within=30))
     seen = history(lab, 2 * KEPT, lambda seen: len(seen) == KEPT)
     assert lab.fact(len(seen) == KEPT, "history_cap", kept=KEPT, seen=len(seen)), hint("unbounded")
 

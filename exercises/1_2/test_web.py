@@ -68,7 +68,9 @@ def test_web_calculates(lab):
 
     log = site.child.output.text[-300:]
     front = site.front
-    assert lab.fact(front.status == 200, "web_status", what="GET /", wanted=200, seen=front, log=log)
+    assert lab.fact(
+        front.status == 200, "web_status", what="GET /", wanted=200, seen=front, log=log
+    )
     assert lab.fact("<form" in front.text.lower(), "web_form", seen=front)
     for row, result, error in ((("add", a, 0.5), a + 0.5, ""), (("divide", a, 0), None, "Zero")):
         with lab.tapped():

@@ -31,3 +31,5 @@ def search_here() -> None:
     """Import the submission from the working directory, and nothing from this folder."""
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [os.getcwd(), *(p for p in sys.path if p and os.path.abspath(p) != here)]
+    # The submission may have a module of this one's name.
+    sys.modules.pop(__name__, None)

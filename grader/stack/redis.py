@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import secrets
 import shutil
 import socket
@@ -22,7 +21,7 @@ import psutil
 
 from grader.errors import LabFault, NoBroker
 from grader.home import Home
-from grader.process import Child, spawn, wait_until
+from grader.process import Child, identity, spawn, wait_until
 from grader.stack.rabbit_namespace import machine
 
 if TYPE_CHECKING:
@@ -234,7 +233,7 @@ def _key(url: str) -> str:
 
 def _claim(registry: redis.Redis, user: str = "") -> str:
     """Return what we write into the registry: who we are, since when, and the user's name."""
-    me = {"machine": machine(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+    me = {"machine": machine(), **identity(psutil.Process())}
     at, _ = registry.time()  # the server's clock is the same for all machines
     return json.dumps({**me, "at": at, "user": user or f"lab-{secrets.token_hex(4)}"})
 
@@ -267,7 +266,7 @@ def _held(registry: redis.Redis, claim: str) -> bool:
         owner = json.loads(claim)
         if owner["machine"] != machine():
             return bool(registry.time()[0] - owner["at"] < LEASE_SECONDS)
-        return abs(psutil.Process(owner["pid"]).create_time() - owner["started"]) < 2
+        return abs(identity(psutil.Process(owner["pid"]))["started"] - owner["started"]) < 1
     except psutil.NoSuchProcess:
         return False
     except (psutil.Error, ValueError, KeyError, TypeError):

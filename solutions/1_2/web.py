@@ -1,4 +1,4 @@
-"""The calculator's page, `python web.py --port 8000`. It asks the workers; it calculates nothing."""
+"""The calculator's page, `python web.py --port 8000`. It asks the workers to do the sums."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from grader import sandbox
 from grader.errors import ClientFailed
@@ -81,9 +81,9 @@ class Client:
                 where=_own_lines(self._hello.traceback),
             )
         value = self._hello.value
-        if not isinstance(value, dict) or not {"tasks", "routes", "result_key"} <= value.keys():
+        if not _is_hello(value):
             raise ClientFailed("client_garbled", module=self.module)
-        return value
+        return cast(dict[str, Any], value)
 
     def delay(self, task: str, *args: Any, **kwargs: Any) -> Answer:
         """Call `module.<task>.delay(...)` in the client process; the value is the new task's id."""
@@ -142,6 +142,17 @@ class Client:
     def end(self) -> None:
         """End the client process."""
         self.child.end()
+
+
+def _is_hello(value: Any) -> bool:
+    """Whether this has the form of an answer of inside/client.py; a submission may forge it."""
+    wanted = {"tasks": list, "routes": dict, "result_key": str}
+    if not isinstance(value, dict):
+        return False
+    with contextlib.suppress(ValueError, RecursionError):
+        json.dumps(value, ensure_ascii=False).encode()  # half characters have no place in a key
+        return all(isinstance(value.get(key), kind) for key, kind in wanted.items())
+    return False
 
 
 def _own_lines(traceback: str) -> str:

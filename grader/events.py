@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import Any
 
@@ -40,30 +41,44 @@ class Listener:
             raise LabFault("no_events", error=self.error)
 
     def _run(self) -> None:
+        from kombu import Consumer
+
         try:
             with self._app.connection_for_read() as connection:
-                receiver = self._app.events.Receiver(connection, handlers={"*": self._take})
-                # The receiver consumes on a connection of its own.
-                with receiver.consumer_context() as (own, _channel, _consumers):
+                receiver = self._app.events.Receiver(connection)
+                with Consumer(
+                    connection,
+                    [receiver.queue],
+                    on_message=lambda message: self._take(message, receiver),
+                    on_decode_error=lambda *_: None,
+                    accept=["json"],
+                    no_ack=True,
+                ):
+                    self._drain(connection, 0.01)  # on Redis the first look is what subscribes
                     self._listening.set()
-                    self._drain(own)
+                    while not self._over.is_set():
+                        self._drain(connection, 0.05)
         except Exception as error:
             self.error = error
 
-    def _take(self, event: dict[str, Any]) -> None:
-        if not nested(event):  # a submission can send events of its own making
-            self.into.append(event)
+    def _take(self, message: Any, receiver: Any) -> None:
+        # A submission can send anything. An error here would keep what comes behind it unread, so
+        # what is no event is passed over.
+        with contextlib.suppress(Exception):
+            body = message.decode()
+            for one in body if isinstance(body, list) else [body]:
+                with contextlib.suppress(Exception):
+                    _, event = receiver.event_from_message(one)
+                    if not nested(event):
+                        self.into.append(event)
 
-    def _drain(self, connection: Any) -> None:
-        while not self._over.is_set():
-            try:
-                connection.drain_events(timeout=0.05)
-            except TimeoutError:
-                continue
-            except connection.connection_errors:
-                raise
-            except Exception:  # what came is no event; the next one may be
-                self._over.wait(0.01)
+    def _drain(self, connection: Any, within: float) -> None:
+        try:
+            connection.drain_events(timeout=within)
+        except TimeoutError:
+            pass
+        except (KeyError, TypeError, ValueError, AttributeError):
+            self._over.wait(0.01)  # not even a message was sent there
 
     def close(self) -> None:
         """Stop listening."""

@@ -67,7 +67,9 @@ class Publisher:
         waiting = [call for call in calls if call.reply is None]
         if not waiting:
             return []
-        stored = self.backend.mget([self.result_key.format(call.id) for call in waiting])
+        # No template: a key prefix may have braces of its own.
+        head, _, rest = self.result_key.rpartition("{}")
+        stored = self.backend.mget([f"{head}{call.id}{rest}" for call in waiting])
         for call, raw in zip(waiting, stored, strict=True):
             reply = Reply.parse(cast(bytes, raw)) if raw else None
             if reply and reply.final:

@@ -15,7 +15,9 @@ import pytest
 from grader.exercise import ROOT
 
 STEP = re.compile(r"^### \d+\. .*?(?=^### |\Z)", re.M | re.S)
-NAMED = re.compile(r"`(?P<path>[\w./]*9_9/[\w./-]+\.\w+)`.*?```\w+\n(?P<text>.*?)^```$", re.M | re.S)
+NAMED = re.compile(
+    r"`(?P<path>[\w./]*9_9/[\w./-]+\.\w+)`.*?```\w+\n(?P<text>.*?)^```$", re.M | re.S
+)
 PARTS = ("grader", "pyproject.toml", "conftest.py")
 
 

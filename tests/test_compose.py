@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -222,8 +223,8 @@ with open(here / "calls", "a") as file:
 for wanted, out, err, code in reversed(json.loads((here / "answers").read_text())):
     if set(wanted) <= set(words):
         if out == "hang":
-            child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"],
-                                     stdin=subprocess.PIPE)
+            wait = "import signal; signal.alarm(60); signal.pause()"
+            child = subprocess.Popen([sys.executable, "-c", wait])
             (here / "pids").write_text(f"{{os.getpid()}} {{child.pid}}")
             child.wait()
         print(out)
@@ -504,10 +505,12 @@ def test_any_other_failure_has_dockers_last_words(docker):
 def test_a_client_that_hangs_is_ended(docker):
     """After the time is over the client and its own child are gone, and the sentence says so."""
     docker.answer("compose", "up", out="hang")
+    began = time.monotonic()
 
     with pytest.raises(LabFault, match="`docker compose up` did not finish within 2 s"):
         compose._docker("compose", "up", timeout=2)
 
+    assert time.monotonic() - began < 40, "it waited until the child had ended by itself"
     for pid in (docker.folder / "pids").read_text().split():
         wait_until(lambda pid=pid: gone(int(pid)), 10, lambda: AssertionError("still there"))
 

@@ -63,7 +63,7 @@ def site_of(lab):
 
 @check
 def test_web_calculates(lab):
-    """Challenge 3: the page has a form, takes a calculation (202), and tells its state and result."""
+    """Challenge 3: a page with a form takes a calculation (202), tells its state and its result."""
     site, a = site_of(lab), lab.rng.randint(2, 999)
 
     log = site.child.output.text[-300:]

@@ -52,12 +52,17 @@ def verify_command(ids: tuple[str, ...], full: bool, **options: Any) -> None:
         for outcome in verify(stack, _brokers(stack, options), seed, full=full, ids=ids):
             faults += outcome.lab_fault
             failed += bool(outcome.problems)
-            word = "ok  " if not outcome.problems else "LAB " if outcome.lab_fault else "FAIL"
-            click.echo(f"{word}  {outcome.name}  {outcome.seconds:.1f} s")
+            click.echo(f"{_word(outcome)}  {outcome.name}  {outcome.seconds:.1f} s")
             for problem in outcome.problems:
                 click.echo(f"      {problem}")
     click.echo(f"{failed} failed, seed {seed}, {time.monotonic() - began:.0f} s")
     sys.exit(3 if faults else 1 if failed else 0)
+
+
+def _word(outcome: Any) -> str:
+    if outcome.not_run:
+        return "not run"
+    return "ok  " if not outcome.problems else "LAB " if outcome.lab_fault else "FAIL"
 
 
 def _brokers(stack: Any, options: dict[str, Any]) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
-"""Measures the project's figures as ratios within one run: `lab bench [--runs N]`.
+"""Measures the project's figures as ratios within one run: `lab bench`.
 
 The floor is what no grader can go below: a fresh embedded Redis, one prefork worker of a tiny app,
 thirty round trips, and the kill of both. Everything is a whole process, so imports count too. The
-machine's speed drifts, so each figure is taken in turn with the floor (A B A B) and the median ratio
-is printed.
+machine's speed drifts, so each figure is taken in turn with the floor (A B A B), and the median of
+the ratios is printed.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 from grader.history import Message
 
@@ -70,13 +71,15 @@ class RedisTap(_Tap):
 
         # A timeout while reading would close the connection: look first whether there is something.
         with connect(self.url) as client, client.monitor() as monitor:
+            # On a server that others use, MONITOR shows their databases too.
+            self._mine = f"[{urlsplit(self.url).path.lstrip('/') or 0} ".encode()
             self._standing.set()
             while not self._over.is_set():
                 if monitor.connection.can_read(timeout=0.05):
                     self._take(monitor.connection.read_response())
 
     def _take(self, line: bytes) -> None:
-        if b' "LPUSH" ' not in line[:200] or len(line) > LONGEST:
+        if b' "LPUSH" ' not in line[:200] or len(line) > LONGEST or self._mine not in line[:40]:
             return
         # A submission can push anything: what can't be read is no task message.
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -18,29 +18,32 @@ from grader.errors import NoBroker
 from grader.exercise import SOLUTIONS, find
 from grader.home import Home
 from grader.process import identity
-from grader.stack.provider import Stack
-from grader.stack.rabbit_namespace import machine
-from grader.stack.redis import (
+from grader.stack.lease import (
     DATABASES,
     LEASE_KEY,
     LEASE_SECONDS,
     REGISTRY,
     Lease,
-    RedisServer,
     _replace,
+    with_database,
+    with_user,
+)
+from grader.stack.provider import Stack
+from grader.stack.rabbit_namespace import machine
+from grader.stack.redis import (
+    RedisServer,
     connect,
     embedded_binary,
     free_port,
     system_binary,
-    with_database,
-    with_user,
 )
 
 BINARIES = {"embedded": embedded_binary, "system": system_binary}
 # A grader that takes a lease, uses it, says so and waits.
 HOLDER = """
 import sys
-from grader.stack.redis import Lease, connect
+from grader.stack.lease import Lease
+from grader.stack.redis import connect
 lease = Lease.take(sys.argv[1])
 connect(lease.student_url).set("left", "behind")
 print(lease.student_url, flush=True)

@@ -135,7 +135,7 @@ def _start_flower(live: Live) -> str:
     port = usual_or_free(USUAL_FLOWER)
     broker = live.services.get("rabbitmq", live.services["redis"])
     command = [sys.executable, "-m", "celery", "flower", "--address=127.0.0.1", f"--port={port}"]
-    env = {**os.environ, "CELERY_BROKER_URL": broker, "FLOWER_UNAUTHENTICATED_API": "1"}
+    env = {**os.environ, "CELERY_BROKER_URL": broker}
     log = live.folder / "flower.log"
     child = spawn(command, env=env, cwd=live.folder, ledger=live.folder / "ledger.jsonl", log=log)
     wait_until(

@@ -18,6 +18,7 @@ from typing import Any
 from grader.errors import LabFault, NoBroker
 from grader.home import Home
 from grader.stack import redis
+from grader.stack.lease import Lease
 
 
 @dataclass
@@ -118,7 +119,7 @@ class Stack:
         ]
 
     def _lease(self, url: str | None) -> Callable[[], Any] | None:
-        return partial(redis.Lease.take, url) if url else None
+        return partial(Lease.take, url) if url else None
 
     def _server(self, binary: Path | None) -> Callable[[], Any] | None:
         return partial(redis.RedisServer.start, self.home, binary) if binary else None

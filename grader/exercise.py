@@ -23,6 +23,8 @@ EXERCISES = ROOT / "exercises"
 SOLUTIONS = ROOT / "solutions"
 BROKERS = ("redis", "rabbitmq")
 PROVIDERS = ("external", "compose", "system", "embedded")
+# What a lab prepares only where asked for: the workers' events cost a tenth of a run.
+NEEDS = ("events",)
 SIDES = ("expected", "observed")
 
 
@@ -49,6 +51,7 @@ class Exercise:
     module: str
     brokers: tuple[str, ...]
     files: tuple[str, ...]
+    needs: tuple[str, ...]
     criteria: tuple[Criterion, ...]
     words: Mapping[str, Mapping[str, Mapping[str, str]]]
 
@@ -143,6 +146,9 @@ class _Reader:
         brokers, files = self.texts("brokers"), self.texts("files")
         if set(brokers) - set(BROKERS):
             raise self.wrong("brokers", f"a list out of {list(BROKERS)}")
+        needs = self.texts("needs") if "needs" in data else ()
+        if set(needs) - set(NEEDS):
+            raise self.wrong("needs", f"a list out of {list(NEEDS)}")
         rows = self.need(data, "criteria", dict, "criteria")
         if not rows:
             raise self.wrong("criteria", "a table with at least one criterion")
@@ -156,6 +162,7 @@ class _Reader:
             module=self.need(data, "module", str, "module"),
             brokers=brokers,
             files=files,
+            needs=needs,
             criteria=tuple(self.criterion(id, row, len(brokers)) for id, row in rows.items()),
             words={
                 key: {side: self.both(row, side, f"words.{key}.{side}") for side in SIDES}

@@ -162,6 +162,10 @@ class History:
         """Return how often a worker started this task."""
         return len(self.events_of(task_id, "task-started"))
 
+    def published(self, task_id: str) -> int:
+        """Return how many messages with this task were seen at the broker."""
+        return sum(m.id == task_id for m in self.messages)
+
     def message(self, task_id: str) -> Message | None:
         """Return the first message seen that carries this task, None if there was none."""
         return next((m for m in self.messages if m.id == task_id), None)

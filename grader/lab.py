@@ -18,6 +18,7 @@ from typing import Any, TypeVar, cast
 
 from grader.client import Client
 from grader.errors import LabFault, SubmissionFault, WorkerSilent
+from grader.events import Listener
 from grader.exercise import Exercise
 from grader.expect import fact
 from grader.history import Call, History
@@ -66,6 +67,7 @@ class Lab:
         self.rng = random.Random(seed)
         self._workers: list[Worker] = []
         self._made: dict[str, Any] = {}
+        self._listener: Listener | None = None
         self._closers = contextlib.ExitStack()
         try:
             self._open(submission)
@@ -85,13 +87,12 @@ class Lab:
 
     def _listen(self) -> None:
         """Connect the grader's own side while the submission's processes are still booting."""
-        from grader.events import Listener
-
         self.publisher = Publisher(self.space.grader_broker, self.space.grader_backend)
         self._closers.callback(self.publisher.close)
-        self._listener = Listener(self.space.grader_broker, self.history.events)
-        self._closers.callback(self._listener.close)
-        self._listener.ready()
+        if "events" in self.exercise.needs:
+            self._listener = Listener(self.space.grader_broker, self.history.events)
+            self._closers.callback(self._listener.close)
+            self._listener.ready()
         said = self.client.hello()
         self.tasks: list[str] = [str(task) for task in said["tasks"]]
         self._routes: Mapping[str, Any] = said["routes"]
@@ -109,6 +110,7 @@ class Lab:
             self.home.ledger,
             self.exercise.module,
             name=name,
+            events="events" in self.exercise.needs,
             **options,
         )
         self._workers.append(worker)
@@ -166,20 +168,24 @@ class Lab:
         return self.worker
 
     def second_worker(self) -> Worker:
-        """Start one more worker beside the first and wait until it takes tasks."""
+        """Start one more worker beside the others and wait until it takes tasks.
+
+        The others stand still meanwhile, so that an answer can only be the new one's.
+        """
         self.dirty = True
-        name = f"lab{len(self._workers) + 1}"
-        worker = self.start_worker(name)
-        late = WorkerSilent("worker_silent", seconds=f"{BOOT_SECONDS:g}")
-        wait_until(lambda: self._answers(worker, name), BOOT_SECONDS, lambda: late, every=0.05)
+        with self.frozen():
+            worker = self.start_worker(f"lab{len(self._workers) + 1}")
+            asked: list[Call] = []
+            late = WorkerSilent("worker_silent", seconds=f"{BOOT_SECONDS:g}")
+            wait_until(lambda: self._answers(worker, asked), BOOT_SECONDS, lambda: late, every=0.05)
         return worker
 
-    def _answers(self, worker: Worker, name: str) -> bool:
-        """Whether a worker that shares its queue with others has answered one of our messages."""
+    def _answers(self, worker: Worker, asked: list[Call]) -> bool:
+        """Ask once more: a worker that stands still may have got the message before."""
         if not worker.alive:
             raise worker.death()
-        self.publisher.send("lab.ready", self.queue("lab.ready"), (), {}, BOOT_SECONDS)
-        return any(event.get("hostname") == f"{name}@lab" for event in self.history.events)
+        asked.append(self.publisher.send("lab.ready", self.queue("lab.ready"), (), {}, 0))
+        return len(self.publisher.fetch(asked)) < len(asked)
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
@@ -267,15 +273,28 @@ class Lab:
 
     @contextlib.contextmanager
     def tapped(self) -> Iterator[None]:
-        """See every published message in `history.messages` while the block runs."""
+        """See every published message in `history.messages` while the block runs.
+
+        When the block ends, what was published before has been seen: a message of our own comes
+        after it.
+        """
         from grader.tap import open_tap
 
         with open_tap(self.broker, self.space.grader_broker, self.history.messages) as tap:
             try:
                 yield
+                self._mark(tap)
             finally:
                 if tap.error:
                     raise self._explain(tap.error)
+
+    def _mark(self, tap: Any) -> None:
+        last = self.publisher.send("lab.ready", self.queue("lab.ready"), (), {}, 0)
+        wait_until(
+            lambda: tap.error or self.history.published(last.id),
+            ANSWER_SECONDS,
+            lambda: LabFault("deaf_tap", seconds=f"{ANSWER_SECONDS:g}"),
+        )
 
     def fact(self, holds: bool, key: str, **fields: object) -> bool:
         """Return `holds`; when false, note the exercise's own sentences of that key."""
@@ -287,7 +306,7 @@ class Lab:
         """Wait for a condition, at most `within` seconds, and return whether it came true."""
         with contextlib.suppress(TimeoutError):
             return bool(wait_until(ready, within, TimeoutError))
-        if self._listener.error:
+        if self._listener and self._listener.error:
             # What a deaf listener did not hear proves nothing against the submission.
             raise self._explain(self._listener.error)
         return False

@@ -26,6 +26,7 @@ class Worker:
         name: the worker's node name before the @.
         concurrency: number of pool children.
         pool: Celery's name of the pool.
+        events: have it send Celery's events.
         options: further arguments of `celery worker`.
     """
 
@@ -40,10 +41,12 @@ class Worker:
         name: str = "lab",
         concurrency: int = 2,
         pool: str = "prefork",
+        events: bool = False,
         options: tuple[str, ...] = (),
     ) -> None:
-        arguments = ["-A", f"{module}:app", "worker", *QUIET, "-E", "-l", "INFO", "-P", pool]
+        arguments = ["-A", f"{module}:app", "worker", *QUIET, "-l", "INFO", "-P", pool]
         arguments += ["-c", str(concurrency), "-n", f"{name}@lab", *options]
+        arguments += ["-E"] if events else []
         command = box.command("worker", arguments, folder)
         self.started_at = time.monotonic()
         self.child: Child = spawn(

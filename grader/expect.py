@@ -16,6 +16,9 @@ from typing import Any
 from grader.history import Call, Reply
 from grader.words import Text
 
+# What carries a task; an error of theirs is no answer of the submission's.
+MACHINERY = ("celery", "kombu", "billiard", "amqp", "redis")
+
 _noted = threading.local()
 
 
@@ -94,8 +97,10 @@ class returns(Expectation):
 class fails_with(Expectation):
     """A call that fails with one of the named built-in errors.
 
-    A foreign class (one that is not built in) is let pass here: which class it may be is a claim of
-    its own, so that one mistake costs one criterion.
+    A foreign class (of the submission or of a library that it calculates with) is let pass here:
+    which class it may be is a claim of its own, so that one mistake costs one criterion. An error
+    that Celery met on the way, such as a lost process or a result that it can't encode, refuses
+    nothing.
     """
 
     names: tuple[str, ...]
@@ -108,11 +113,26 @@ class fails_with(Expectation):
         return (
             reply is not None
             and reply.failed
-            and (reply.error_type in self.names or reply.error_module != "builtins")
+            and (reply.error_type in self.names or self._foreign(reply.error_module))
         )
+
+    def _foreign(self, module: str) -> bool:
+        return module.partition(".")[0] not in ("builtins", *MACHINERY)
 
     def wanted(self, seen: Call) -> Text:
         return Text.of("wanted_error", call=seen, error=" / ".join(self.names))
+
+
+class lists(Expectation):
+    """A call that succeeds with a list."""
+
+    def accepts(self, seen: Call) -> bool:
+        """Say whether the result is a list."""
+        return bool(seen.reply and seen.reply.succeeded and isinstance(seen.reply.result, list))
+
+    def wanted(self, seen: Call) -> Text:
+        """Say that a list was expected."""
+        return Text.of("wanted_list", call=seen)
 
 
 class answers(Expectation):

@@ -89,5 +89,5 @@ def _one(
 
 def line(exercise: Exercise, finding: Finding, lang: str) -> str:
     """Return the progress line of one finding."""
-    word = Text.of(f"progress_{finding.verdict}").render(lang)
-    return f"{exercise.id}  {finding.broker:<8}  {word:<8}  {finding.title.render(lang)}"
+    word = Text.of(f"report_{finding.verdict}").render(lang)
+    return f"{exercise.id}  {finding.broker:<8}  {finding.id:<28}  {word}"

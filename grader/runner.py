@@ -113,12 +113,15 @@ class Run:
         except Exception as unsaid:  # a sentence lacks what its placeholders stand for
             return self._say(check, Verdict.UNKNOWN, observed=_lab_words(unsaid))
         named = error.args[0] if error.args and isinstance(error.args[0], Hint) else Hint("default")
+        hint = self._hint(check, named.name)
+        if "NotImplementedError" in difference.observed.render("en"):
+            hint = Text.of("hint_not_written")  # the starter's own mark
         return self._say(
             check,
             Verdict.FAILED,
             expected=difference.expected,
             observed=difference.observed,
-            hint=self._hint(check, named.name),
+            hint=hint,
         )
 
     def _fresh(self) -> Lab:

@@ -6,7 +6,7 @@ import math
 from datetime import datetime
 
 from grader.check import check, hint
-from grader.expect import answers, fails_with, returns
+from grader.expect import answers, fails_with, lists, returns
 
 KEPT = 1000
 ITEMS = 8
@@ -46,21 +46,11 @@ def history(lab, limit, wanted):
     def ready():
         nonlocal call
         call = lab.call("history", limit)
-        return wanted(entries(call)) or not listed(call)
+        assert call == lists()
+        return wanted(call.reply.result)
 
     lab.until(ready)
-    assert lab.fact(listed(call), "history_list", seen=call.reply and call.reply.raw)
-    return entries(call)
-
-
-def listed(call):
-    """Whether the call returned a list."""
-    return bool(call.reply and call.reply.succeeded and isinstance(call.reply.result, list))
-
-
-def entries(call):
-    """Return the entries of a reply, none if it is not a list."""
-    return call.reply.result if listed(call) else []
+    return call.reply.result
 
 
 def entry(call):
@@ -113,7 +103,8 @@ def test_history_records(lab):
         assert lab.fact(has_offset(row), "history_time", seen=row.get("at"))
     # Every process of the pool gives the same answer, not only the one that wrote.
     for call in lab.calls([("history", 4)] * 8):
-        assert_newest(lab, entries(call), wanted)
+        assert call == lists()
+        assert_newest(lab, call.reply.result, wanted)
 
 
 def assert_newest(lab, seen, wanted):
@@ -140,7 +131,8 @@ def test_history_is_shared(lab):
 
     lab.second_worker()
     for call in lab.calls([("history", 1)] * 12):
-        seen = newest(entries(call), 1)
+        assert call == lists()
+        seen = newest(call.reply.result, 1)
         assert lab.fact(seen == [kept], "history_two_workers", entry=kept, seen=seen)
     lab.finish(lab.send_all([("add", i, n) for i in range(KEPT + 20)], within=30))
     seen = history(lab, 2 * KEPT, lambda seen: len(seen) == KEPT)

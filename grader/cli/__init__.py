@@ -49,10 +49,12 @@ class Lazy(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Suggest the nearest command for one that does not exist."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            from grader.exercise import nearest
+            from grader.exercise import suggestion
 
-            near = nearest(args[0], COMMANDS)
-            ctx.fail(f"No command {args[0]!r}. Did you mean `lab {near}`? `lab --help` lists all.")
+            near = suggestion(args[0], COMMANDS)
+            ctx.fail(
+                f"No command {args[0]!r}. Did you mean: {near}? `lab --help` tells what each does."
+            )
         return super().resolve_command(ctx, args)
 
 

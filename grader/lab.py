@@ -81,8 +81,9 @@ class Lab:
         self._closers.callback(shutil.rmtree, self.home.folder / stem, True)
         self.space: Namespace = self.stack.open(self.broker)
         self._closers.callback(self.space.close)
-        self.client = self.start_client()
+        # The worker first: everything waits for it.
         self.worker = self.start_worker("lab")
+        self.client = self.start_client()
         self._listen()
 
     def _listen(self) -> None:

@@ -163,9 +163,15 @@ def starts_empty(result: Result) -> list[str]:
 
 
 def fails_exactly(result: Result, fails: set[str], also: set[str]) -> list[str]:
-    """A wrong answer fails what it names; what it may fail besides has its reason in the case."""
+    """A wrong answer fails what it names; what it may fail besides has its reason in the case.
+
+    One whose mistake is in the core need not have done any extension challenge.
+    """
     problems = []
+    challenges = any(f.bonus for f in result.findings if f.id in fails)
     for finding in result.findings:
+        if finding.bonus and not challenges:
+            continue
         if finding.id in fails:
             problems += _unless(finding, Verdict.FAILED)
         elif finding.verdict is Verdict.FAILED and finding.id not in also:

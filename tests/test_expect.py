@@ -15,6 +15,11 @@ from grader.words import Text
 HUGE = 10**400
 
 
+def name(value):
+    """Name a test by its values in short."""
+    return repr(value)[:16]
+
+
 @pytest.fixture(autouse=True)
 def forget():
     """Begin without a difference that another test has noted."""
@@ -55,6 +60,7 @@ SILENT = Call("1", "tiny.add", (1, 2), limit=2.5)
         (HUGE, HUGE),
         (math.inf, math.inf),
     ],
+    ids=name,
 )
 def test_equal_results_are_accepted(value, result):
     """Numbers are compared as numbers (a whole one may be exact), all else as it is."""
@@ -92,6 +98,7 @@ def test_equal_results_are_accepted(value, result):
         (8, [8]),
         (8, {"value": 8}),
     ],
+    ids=name,
 )
 def test_other_results_are_not(value, result):
     """Nothing is rounded or converted to fit; what is larger than any float is just wrong."""
@@ -115,6 +122,7 @@ def test_other_results_are_not(value, result):
         (1.0, None, False),
         (0.0, 1e-300, False),
     ],
+    ids=name,
 )
 def test_nearness_is_relative(value, result, same):
     """With `rel` a number may differ by that share; text, booleans, nan and giants never fit."""

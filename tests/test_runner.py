@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import subprocess
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -179,9 +180,13 @@ def stack(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(temp))
         patch.setattr(runner, "RUNS", tmp_path_factory.mktemp("runs"))
-        with Home("test") as home, Stack(home) as opened:
-            yield opened
-        assert list(temp.iterdir()) == []
+        try:
+            with Home("test") as home, Stack(home) as opened:
+                yield opened
+            assert list(temp.iterdir()) == []
+        finally:
+            # pytest itself can't remove folders as deep as one test makes them.
+            subprocess.run(["rm", "-rf", str(temp)], check=True)
 
 
 @pytest.fixture(scope="module")

@@ -168,8 +168,9 @@ def test_collecting_loads_nothing_heavy(tmp_path):
     )
     program = f"""
 import pytest
-arguments = ["--disable-plugin-autoload", "--collect-only", "-q", "-p", "grader.plugin", "--rootdir", {str(tmp_path)!r}]
-assert pytest.main([*arguments, "-c", "/dev/null", {str(folder)!r}]) == 0
+arguments = ["--disable-plugin-autoload", "--collect-only", "-q", "-p", "grader.plugin"]
+arguments += ["--rootdir", {str(tmp_path)!r}, "-c", "/dev/null", {str(folder)!r}]
+assert pytest.main(arguments) == 0
 """
     assert loaded(program) == set()
 

@@ -16,7 +16,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,7 @@ def base() -> Path:
         LabFault: the folder can't be made, or belongs to somebody else.
     """
     try:
-        return _base()
+        return _again(_base)
     except OSError as error:
         raise no_space(error, _temp()) from error
 
@@ -104,14 +104,18 @@ class Home:
 
 
 def _new_folder(kind: str) -> Path:
-    for left in reversed(range(10)):
-        try:
-            return Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=_base()))
-        except OSError as error:
-            # A run that closes at this moment may be the last one and remove the base.
-            if not (left and isinstance(error, FileNotFoundError)):
-                raise no_space(error, _temp()) from error
-    raise AssertionError("unreachable")
+    try:
+        return _again(lambda: Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=_base())))
+    except OSError as error:
+        raise no_space(error, _temp()) from error
+
+
+def _again(make: Callable[[], Path]) -> Path:
+    """Return what `make` makes; a run that closes meanwhile may remove the base under its feet."""
+    for _ in range(9):
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
+            return make()
+    return make()
 
 
 def sweep() -> list[Path]:

@@ -39,7 +39,7 @@ def headers(call: Call) -> dict[str, Any]:
         "argsrepr": repr(call.args),
         "kwargsrepr": repr(call.kwargs),
         "origin": "lab",
-        "ignore_result": False,
+        # No "ignore_result": whether results are kept is the submission's own setting.
     }
 
 

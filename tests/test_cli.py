@@ -55,7 +55,7 @@ def test_the_starter_is_graded_in_place(copy):
 
     assert run.returncode == 1
     assert "NotImplementedError" in run.stdout
-    assert "FAILED" in run.stderr
+    assert "FAIL" in run.stderr
 
 
 def test_a_folder_of_exercises_is_graded_whole(copy):
@@ -86,7 +86,7 @@ def test_reports_go_to_a_file(copy, tmp_path):
         (["grade", "9_9", "--format", "yaml"], "yaml"),
         (["grade", "9_9", "--out", "no/such/folder/x.txt"], "There is no folder"),
         (["grade", "grader"], "no subfolder named after an exercise"),
-        (["grad", "9_9"], "lab grade"),
+        (["grad", "9_9"], "Did you mean: grade"),
         (["grade"], "Missing argument"),
     ],
 )

@@ -30,7 +30,7 @@ def test_the_starter_fails_with_a_sentence(copy):
     assert "1 failed" in run.stdout
     assert re.search(r"expected +greet\('\w{6}'\) returns 'Hello, \w{6}!'", run.stdout)
     assert "NotImplementedError" in run.stdout
-    assert "What does the worker's log say about the task?" in run.stdout
+    assert "Which TODO of the starter does this wait for?" in run.stdout
     assert "Traceback" not in run.stdout + run.stderr
 
 
@@ -44,8 +44,10 @@ def test_the_solution_passes_from_inside_the_folder(copy):
 
 
 def test_the_card_speaks_chinese(copy):
-    """With --lang zh the card and its hint are Chinese."""
-    run = copy.pytest("exercises/9_9", "--lang", "zh", "-q")
+    """With --lang zh the card and the criterion's own hint are Chinese."""
+    wrong = copy.root / "tests" / "wrong_answers" / "9_9" / "no_name"
+
+    run = copy.pytest("exercises/9_9", "--lang", "zh", "-q", "--submission", wrong)
 
     assert run.returncode == 1
     assert "worker 的日志对这个任务说了什么？" in run.stdout

@@ -56,8 +56,12 @@ def start(tmp_path):
 
 
 def pids(child):
-    """Return the process numbers that a script has printed."""
-    return [int(word) for word in child.output.text.split() if word.isdigit()]
+    """Return the process numbers that a script has printed, once there is one."""
+
+    def numbers():
+        return [int(word) for word in child.output.text.split() if word.isdigit()]
+
+    return wait_until(numbers, 20, lambda: late(child.output.text))
 
 
 # Starting

@@ -426,7 +426,8 @@ def test_a_submission_that_ends_its_own_redis_fails(judge):
     """Destroying the private server is the submission's failure, not the lab's fault."""
     result = judge(KILLS_REDIS, box=Sandbox("limits"))
 
-    assert [f.verdict for f in result.findings] == [FAILED, FAILED, BLOCKED]
+    said = [f.observed.render("en") for f in result.findings]
+    assert [f.verdict for f in result.findings] == [FAILED, FAILED, BLOCKED], said
     for finding in result.findings[:2]:
         assert "ended the redis server" in finding.observed.render("en")
     assert result.exit_status == 1

@@ -183,7 +183,9 @@ print(json.dumps({
 @needs_bubblewrap
 def test_only_its_copy_can_be_written(run, work, tmp_path):
     """The copy and small private folders in memory are writable, and nothing else is."""
-    probes = ["/", "/usr", "/etc", "/dev", "/root", str(ROOT), str(sandbox.INSIDE), sys.prefix]
+    probes = ["/", "/usr", "/etc", "/dev", "/root", str(sandbox.INSIDE), sys.prefix]
+    # A repository below /tmp has a stand-in in the private /tmp, which is writable and not it.
+    probes += [] if ROOT.is_relative_to("/tmp") else [str(ROOT)]
     own = [str(work), "/tmp", "/dev/shm"]
     seen = run(WRITE, PLACES=json.dumps([*probes, *own]))
 

@@ -12,10 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from grader import client, lab, runner
+from grader import client, lab, publisher, runner
 from grader.errors import BadSubmission, LabFault, SubmissionFault
 from grader.events import Listener
 from grader.exercise import load
+from grader.history import Call
 from grader.home import Home
 from grader.process import wait_until
 from grader.runner import Run, grade
@@ -516,6 +517,32 @@ def test_garbage_does_not_blind_the_tap(space):
     assert [(m.task, m.id, m.queue, m.retries, m.body) for m in seen] == [
         ("t.ö", "2", "celery", 3, odd)
     ] * 2
+
+
+class Stumbling:
+    """A result backend whose connection is lost so many times before it answers."""
+
+    def __init__(self, losses):
+        self.losses = losses
+
+    def mget(self, keys):
+        self.losses -= 1
+        if self.losses >= 0:
+            raise ConnectionError("reset by peer")
+        return [b'{"status": "SUCCESS", "result": 1}' for _ in keys]
+
+
+@pytest.mark.parametrize("losses", [3, 10**9])
+def test_a_lost_connection_is_tried_again(monkeypatch, losses):
+    """A connection that comes back is no matter; one that does not is an error in the end."""
+    monkeypatch.setattr(publisher, "LOST_SECONDS", 0.1)
+    sender = publisher.Publisher.__new__(publisher.Publisher)
+    sender.backend, sender.result_key = Stumbling(losses), "{prefix}{}"
+    call = Call("1", "tiny.add")
+
+    with pytest.raises(ConnectionError) if losses > 3 else contextlib.nullcontext():
+        assert sender.wait([call], 20, lambda: True)
+    assert (call.reply is None) is (losses > 3)
 
 
 # The runner alone

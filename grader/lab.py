@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +20,7 @@ from grader.events import Listener
 from grader.exercise import Exercise
 from grader.expect import fact
 from grader.history import Call, History
+from grader.home import remove
 from grader.process import Child, spawn, wait_until
 from grader.publisher import Publisher
 from grader.sandbox import Sandbox, environment
@@ -33,10 +32,13 @@ from grader.worker import Worker
 
 T = TypeVar("T")
 BOOT_SECONDS = 30.0
+HAIL = "lab.ready"
 ANSWER_SECONDS = 5.0
 # A busy machine may stretch wall time; an answer is late only when the worker had the processor for
 # its limit, or when this many limits of wall time have passed.
 STRETCH = 3
+# How often a wait looks whether there is still anybody to answer.
+ASK_SECONDS = 0.25
 
 
 class Lab:
@@ -78,7 +80,7 @@ class Lab:
     def _open(self, submission: Submission) -> None:
         stem = f"{self.exercise.id}-{self.broker}-{id(self):x}"
         self.folder = submission.copy(self.home.folder / stem, self.exercise)
-        self._closers.callback(shutil.rmtree, self.home.folder / stem, True)
+        self._closers.callback(remove, self.home.folder / stem)
         self.space: Namespace = self.stack.open(self.broker)
         self._closers.callback(self.space.close)
         # The worker first: everything waits for it.
@@ -121,20 +123,26 @@ class Lab:
     def await_worker(self, worker: Worker) -> None:
         """Wait until a worker answers.
 
-        A task of a name that nobody has registered is answered by the worker's main process itself:
-        that works whatever the submission's tasks do.
-
         Raises:
             WorkerDied, WorkerSilent: the submission's worker does not come up.
         """
-        call = self.publisher.send("lab.ready", self.queue("lab.ready"), (), {}, BOOT_SECONDS)
-        deadline = time.monotonic() + BOOT_SECONDS
-        while self.publisher.fetch([call]):
+
+        def answered() -> bool:
             if not worker.alive:
                 raise worker.death()
-            if time.monotonic() > deadline:
-                raise WorkerSilent("worker_silent", seconds=f"{BOOT_SECONDS:g}")
-            threading.Event().wait(0.003)
+            return not self.publisher.fetch([call])
+
+        late = WorkerSilent("worker_silent", seconds=f"{BOOT_SECONDS:g}")
+        with self._blaming():
+            call = self._hail()
+            wait_until(answered, BOOT_SECONDS, lambda: late)
+
+    def _hail(self) -> Call:
+        """Send a task of a name that nobody has registered.
+
+        The worker's main process answers it itself: that works whatever the submission's tasks do.
+        """
+        return self.publisher.send(HAIL, self.queue(HAIL), (), {}, BOOT_SECONDS)
 
     def start_client(self) -> Client:
         """Start a client process of the submission; it imports the module at once."""
@@ -174,7 +182,7 @@ class Lab:
         The others stand still meanwhile, so that an answer can only be the new one's.
         """
         self.dirty = True
-        with self.frozen():
+        with self.frozen(), self._blaming():
             worker = self.start_worker(f"lab{len(self._workers) + 1}")
             asked: list[Call] = []
             late = WorkerSilent("worker_silent", seconds=f"{BOOT_SECONDS:g}")
@@ -185,7 +193,7 @@ class Lab:
         """Ask once more: a worker that stands still may have got the message before."""
         if not worker.alive:
             raise worker.death()
-        asked.append(self.publisher.send("lab.ready", self.queue("lab.ready"), (), {}, 0))
+        asked.append(self._hail())
         return len(self.publisher.fetch(asked)) < len(asked)
 
     @contextlib.contextmanager
@@ -200,13 +208,14 @@ class Lab:
 
     def queue(self, task: str) -> str:
         """Return the queue that the submission's own app sends this task to."""
-        route = self._routes.get(task) or self._routes.get("lab.ready") or {}
+        route = self._routes.get(task) or self._routes.get(HAIL) or {}
         return str(route.get("queue") or "celery") if isinstance(route, dict) else "celery"
 
     def send(self, function: str, *args: Any, within: float = ANSWER_SECONDS) -> Call:
         """Publish one task of the submission by its function's name; do not wait."""
         task = f"{self.exercise.module}.{function}"
-        call = self.publisher.send(task, self.queue(task), args, {}, within)
+        with self._blaming():
+            call = self.publisher.send(task, self.queue(task), args, {}, within)
         self.history.calls.append(call)
         return call
 
@@ -241,13 +250,15 @@ class Lab:
         used, began = self._cpu(), time.monotonic()
 
         def give_up() -> bool:
+            if not any(worker.alive for worker in self._workers):
+                return True
             waited = time.monotonic() - began
+            if waited < within:
+                return False
             return self._cpu() - used >= within or waited >= STRETCH * within
 
-        try:
-            answered = self.publisher.wait(calls, within, give_up)
-        except Exception as error:
-            raise self._explain(error) from error
+        with self._blaming():
+            answered = self.publisher.wait(calls, ASK_SECONDS, give_up)
         if not answered:
             self.dirty = True
             if not self.worker.alive:
@@ -256,6 +267,17 @@ class Lab:
 
     def _cpu(self) -> float:
         return sum(worker.cpu_seconds for worker in self._workers)
+
+    @contextlib.contextmanager
+    def _blaming(self) -> Iterator[None]:
+        """Say of whatever goes wrong at the broker in the block whose fault it is."""
+        try:
+            yield
+        except (LabFault, SubmissionFault):
+            self.dirty = True
+            raise
+        except Exception as error:
+            raise self._explain(error) from error
 
     def _explain(self, error: Exception) -> Exception:
         """Say whose fault a lost connection is."""
@@ -284,13 +306,14 @@ class Lab:
         with open_tap(self.broker, self.space.grader_broker, self.history.messages) as tap:
             try:
                 yield
-                self._mark(tap)
+                with self._blaming():
+                    self._mark(tap)
             finally:
                 if tap.error:
                     raise self._explain(tap.error)
 
     def _mark(self, tap: Any) -> None:
-        last = self.publisher.send("lab.ready", self.queue("lab.ready"), (), {}, 0)
+        last = self._hail()
         wait_until(
             lambda: tap.error or self.history.published(last.id),
             ANSWER_SECONDS,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,6 @@ class Findings:
         self.config = config
         self.runs: dict[tuple[str, str], Run] = {}
         self.missing: dict[str, set[str]] = {}
-        self.exercises: dict[str, Exercise] = {}
         self._open = contextlib.ExitStack()
         self._stack: Any = None
         self._seed: int | None = config.getoption("--seed")
@@ -85,7 +85,6 @@ class Findings:
         required = self.config.getoption("--require")
         _, missing = choose_brokers(exercise, wanted, self._stack, required)
         self.missing[exercise.id] = set(missing)
-        self.exercises[exercise.id] = exercise
 
     def _start(self, exercise: Exercise, broker: str) -> Run:
         from grader.runner import Run
@@ -107,27 +106,16 @@ class Findings:
         return run
 
     def results(self) -> list[Result]:
-        """Return one result for each exercise that was touched."""
-        return [self._result(exercise) for exercise in self.exercises.values()]
+        """Return one result for each exercise that a check ran for."""
+        return [self._result(id) for id in dict.fromkeys(id for id, _ in self.runs)]
 
-    def _result(self, exercise: Exercise) -> Result:
-        from grader.verdict import Result
-        from grader.words import NOTHING
+    def _result(self, id: str) -> Result:
+        from grader.runner import result_of
 
-        runs = {b: run for (id, b), run in self.runs.items() if id == exercise.id}
-        found = [f for run in runs.values() for f in run.findings.values()]
-        broken = [run.broken.text for run in runs.values() if run.broken]
-        return Result(
-            exercise.id,
-            str(next((run.submission.path for run in runs.values()), exercise.folder)),
-            tuple(runs),
-            self._seed or 0,
-            tuple(found),
-            brokers_not_run=tuple(sorted(self.missing[exercise.id])),
-            isolation=next((run.box.kind for run in runs.values()), ""),
-            note=broken[0] if broken else NOTHING,
-            seconds=round(sum(f.seconds for f in found), 3),
-        )
+        runs = [run for (exercise, _), run in self.runs.items() if exercise == id]
+        found = [finding for run in runs for finding in run.findings.values()]
+        result = result_of(runs, found, sum(finding.seconds for finding in found))
+        return replace(result, brokers_not_run=tuple(sorted(self.missing[id])))
 
     def close(self) -> None:
         """End everything that was started."""

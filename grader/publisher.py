@@ -109,7 +109,7 @@ class Publisher:
         while waiting := self._fetch_again(calls):
             if time.monotonic() > deadline:
                 if give_up():
-                    return False
+                    return not self.fetch(calls)  # the last one may have come meanwhile
                 deadline = time.monotonic() + within
             threading.Event().wait(POLL_SECONDS)
         return not waiting

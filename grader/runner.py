@@ -202,26 +202,35 @@ def grade(
     """
     began = time.monotonic()
     findings: list[Finding] = []
-    note, isolation = NOTHING, ""
-    for broker in brokers:
-        run = Run(exercise, submission, broker, stack, seed, box, shares=len(brokers))
+    runs = [Run(exercise, submission, b, stack, seed, box, shares=len(brokers)) for b in brokers]
+    for run in runs:
         try:
             for id in only or exercise.checks:
                 findings.append(run.finding(id))
                 progress(findings[-1])
         finally:
             run.close()
-        isolation = run.box.kind
-        note = run.broken.text if run.broken else note
+    return result_of(runs, findings, time.monotonic() - began)
+
+
+def result_of(runs: Sequence[Run], findings: Sequence[Finding], seconds: float) -> Result:
+    """Return the result of the runs of one submission.
+
+    Args:
+        runs: at least one, all of the same exercise, submission and seed.
+        findings: those that count.
+        seconds: how long it all took.
+    """
+    broken = [run.broken.text for run in runs if run.broken]
     if any(finding.verdict is Verdict.PASSED for finding in findings):
-        note = NOTHING  # it started all the same, say on the other broker
+        broken = []  # it started all the same, say on the other broker
     return Result(
-        exercise.id,
-        str(submission.path),
-        tuple(brokers),
-        seed,
+        runs[0].exercise.id,
+        str(runs[0].submission.path),
+        tuple(run.broker for run in runs),
+        runs[0].seed,
         tuple(findings),
-        isolation=isolation,
-        note=note,
-        seconds=round(time.monotonic() - began, 3),
+        isolation=runs[0].box.kind,
+        note=broken[-1] if broken else NOTHING,
+        seconds=round(seconds, 3),
     )

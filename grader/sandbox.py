@@ -56,10 +56,6 @@ class Sandbox:
         # Temporary files go into the copy, because it is removed; processes are killed, not asked.
         return ["env", f"TMPDIR={folder}", *command]
 
-    def folder(self, copy: Path) -> Path:
-        """Return the path under which the submission sees its own folder."""
-        return copy
-
 
 @functools.cache
 def best() -> Sandbox:

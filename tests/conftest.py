@@ -106,3 +106,16 @@ def copy(tmp_path_factory) -> Copy:
     root = tmp_path_factory.mktemp("copy") / "lab"
     root.mkdir()
     return Copy(root, tmp_path_factory.mktemp("temp"))
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Return a function that writes a submission's greeting.py and returns its folder."""
+
+    def make(text: str, name: str = "work"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "greeting.py").write_text(text, encoding="utf-8")
+        return folder
+
+    return make

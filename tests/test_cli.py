@@ -20,19 +20,6 @@ TASK = "@app.task(name='greeting.greet')\ndef greet(name):\n    "
 RIGHT = START + TASK + "return f'Hello, {name}!'\n"
 
 
-@pytest.fixture
-def write(tmp_path):
-    """Return a function that writes a submission and returns its folder."""
-
-    def make(text: str, name: str = "work"):
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "greeting.py").write_text(text, encoding="utf-8")
-        return folder
-
-    return make
-
-
 def grade(copy, submission, *more):
     """Grade a submission as JSON and return (exit status, document, standard error)."""
     run = copy.lab("grade", "9_9", "--submission", submission, "--format", "json", *more)

@@ -9,19 +9,6 @@ import pytest
 SYNTAX = "from celery import Celery\napp = Celery('greeting'\n"
 
 
-@pytest.fixture
-def submission(tmp_path, copy):
-    """Return a function that writes a submission's greeting.py and returns its folder."""
-
-    def write(text: str, name: str = "work"):
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "greeting.py").write_text(text, encoding="utf-8")
-        return folder
-
-    return write
-
-
 def test_the_starter_fails_with_a_sentence(copy):
     """The untouched starter fails; the card says what was expected, what was seen, and asks."""
     run = copy.pytest("exercises/9_9")
@@ -105,9 +92,9 @@ def test_a_broken_exercise_names_file_and_key(copy):
     assert "Traceback" not in run.stdout + run.stderr
 
 
-def test_a_syntax_error_is_the_students(copy, submission):
+def test_a_syntax_error_is_the_students(copy, write):
     """A submission that can't be parsed fails with the line, and nothing else breaks."""
-    run = copy.pytest("exercises/9_9", "--submission", submission(SYNTAX))
+    run = copy.pytest("exercises/9_9", "--submission", write(SYNTAX))
 
     assert run.returncode == 1
     assert "SyntaxError" in run.stdout

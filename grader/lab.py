@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from grader.client import Client
 from grader.errors import LabFault, SubmissionFault, WorkerSilent
@@ -29,6 +29,9 @@ from grader.stack.redis import free_port
 from grader.submission import Submission
 from grader.words import Text
 from grader.worker import Worker
+
+if TYPE_CHECKING:
+    import psutil
 
 T = TypeVar("T")
 BOOT_SECONDS = 30.0
@@ -197,11 +200,12 @@ class Lab:
         return len(self.publisher.fetch(asked)) < len(asked)
 
     @contextlib.contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Keep every worker from doing anything (SIGSTOP) while the block runs."""
+    def frozen(self, processes: Sequence[psutil.Process] | None = None) -> Iterator[None]:
+        """Keep every worker, or only these processes, from doing anything while the block runs."""
         from grader.faults import freeze
 
-        with freeze([p for w in self._workers for p in w.child.family], self.history.faults):
+        everybody = [p for worker in self._workers for p in worker.child.family]
+        with freeze(everybody if processes is None else list(processes), self.history.faults):
             yield
 
     # --- tasks ---------------------------------------------------------------------------------

@@ -105,8 +105,6 @@ class Lab:
         self.publisher.result_key = str(said["result_key"])
         self.await_worker(self.worker)
 
-    # --- processes -----------------------------------------------------------------------------
-
     def start_worker(self, name: str, **options: Any) -> Worker:
         """Start a worker of the submission; `await_worker` waits until it takes tasks."""
         worker = Worker(
@@ -208,8 +206,6 @@ class Lab:
         with freeze(everybody if processes is None else list(processes), self.history.faults):
             yield
 
-    # --- tasks ---------------------------------------------------------------------------------
-
     def queue(self, task: str) -> str:
         """Return the queue that the submission's own app sends this task to."""
         route = self._routes.get(task) or self._routes.get(HAIL) or {}
@@ -295,8 +291,6 @@ class Lab:
     def unregistered(self, functions: Sequence[str]) -> list[str]:
         """Return those of the functions that the app has no task for."""
         return [f for f in functions if f"{self.exercise.module}.{f}" not in self.tasks]
-
-    # --- evidence ------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def tapped(self) -> Iterator[None]:

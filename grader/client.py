@@ -6,14 +6,11 @@ import contextlib
 import json
 import queue
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
-from grader import sandbox
 from grader.errors import ClientFailed
-from grader.process import spawn
+from grader.place import Place
 from grader.worker import how_it_ended, tail
 
 LONGEST = 17_000_000
@@ -32,25 +29,13 @@ class Client:
     """One client process. It imports the module at once; `hello` waits for that to end.
 
     Args:
-        module: the submission's module.
+        place: where it runs.
         limit: seconds that the import and each request may take.
     """
 
-    def __init__(
-        self,
-        box: sandbox.Sandbox,
-        folder: Path,
-        env: Mapping[str, str],
-        ledger: Path,
-        module: str,
-        limit: float = 20.0,
-    ) -> None:
-        self.module, self.limit = module, limit
-        command = box.command("client", [module], folder)
-        environment = sandbox.environment(folder, env)
-        self.child = spawn(
-            command, env=environment, cwd=folder, ledger=ledger, stdin=True, stdout=True
-        )
+    def __init__(self, place: Place, limit: float = 20.0) -> None:
+        self.module, self.limit = place.module, limit
+        self.child = place.start("client", [place.module], stdin=True, stdout=True)
         # One request has one answer; more is a flood, and is left in the pipe.
         self._answers: queue.Queue[bytes] = queue.Queue(maxsize=2)
         self._thread = threading.Thread(target=self._read, daemon=True)

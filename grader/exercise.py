@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import re
 import string
 import sys
 import threading
@@ -23,8 +24,11 @@ EXERCISES = ROOT / "exercises"
 SOLUTIONS = ROOT / "solutions"
 BROKERS = ("redis", "rabbitmq")
 PROVIDERS = ("external", "compose", "system", "embedded")
-# What a lab prepares only where asked for: the workers' events cost a tenth of a run.
-NEEDS = ("events",)
+# What a lab prepares only where asked for: the workers' events cost a tenth of a run, a broker that
+# can be restarted (RabbitMQ) four seconds.
+NEEDS = ("events", "own_broker")
+# What [environment] may name; see resources.
+RESOURCE = re.compile(r"(http|redis)\.[a-z][a-z0-9_]*|data")
 SIDES = ("expected", "observed")
 
 
@@ -52,6 +56,7 @@ class Exercise:
     brokers: tuple[str, ...]
     files: tuple[str, ...]
     needs: tuple[str, ...]
+    environment: Mapping[str, str]
     criteria: tuple[Criterion, ...]
     words: Mapping[str, Mapping[str, Mapping[str, str]]]
 
@@ -152,7 +157,7 @@ class _Reader:
         rows = self.need(data, "criteria", dict, "criteria")
         if not rows:
             raise self.wrong("criteria", "a table with at least one criterion")
-        words = self.need(data, "words", dict, "words") if "words" in data else {}
+        words = self.need(data, "words", dict, "words", optional=True)
         return Exercise(
             id=self.file.parent.name,
             folder=self.file.parent,
@@ -163,12 +168,29 @@ class _Reader:
             brokers=brokers,
             files=files,
             needs=needs,
+            environment=self.environment(),
             criteria=tuple(self.criterion(id, row, len(brokers)) for id, row in rows.items()),
             words={
                 key: {side: self.both(row, side, f"words.{key}.{side}") for side in SIDES}
                 for key, row in words.items()
             },
         )
+
+    def environment(self) -> dict[str, str]:
+        """Return variable -> text; its {placeholders} name resources."""
+        table = self.need(self.data, "environment", dict, "environment", optional=True)
+        for name, text in table.items():
+            key = f"environment.{name}"
+            self.need(table, name, str, key)
+            try:
+                odd = [place for place in _placeholders(text) if not RESOURCE.fullmatch(place)]
+            except ValueError:
+                odd = [text]
+            if odd:
+                raise self.wrong(
+                    key, "text with no placeholders but {http.NAME}, {redis.NAME}, {data}"
+                )
+        return dict(table)
 
     def texts(self, key: str) -> tuple[str, ...]:
         found = self.need(self.data, key, list, key)
@@ -209,8 +231,10 @@ class _Reader:
             raise self.wrong(key, wanted if fields else "text without {placeholders}")
         return texts
 
-    def need(self, table: Any, name: str, kind: type, key: str) -> Any:
+    def need(self, table: Any, name: str, kind: type, key: str, optional: bool = False) -> Any:
         value = table.get(name) if isinstance(table, dict) else None
+        if optional and isinstance(table, dict) and name not in table:
+            return kind()
         blank = isinstance(value, str) and not value.strip()
         if not isinstance(value, kind) or isinstance(value, bool) or blank:
             raise self.wrong(key, {"str": "text", "int": "a whole number"}.get(kind.__name__))

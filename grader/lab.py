@@ -14,28 +14,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from grader.client import Client
-from grader.errors import LabFault, SubmissionFault, WorkerSilent
+from grader.crew import HAIL, Crew
+from grader.errors import LabFault, SubmissionFault
 from grader.events import Listener
 from grader.exercise import Exercise
 from grader.expect import fact
 from grader.history import Call, History
 from grader.home import remove
-from grader.process import Child, spawn, wait_until
+from grader.place import Place
+from grader.process import wait_until
 from grader.publisher import Publisher
-from grader.sandbox import Sandbox, environment
-from grader.stack.provider import Namespace, Stack
-from grader.stack.redis import free_port
+from grader.resources import Resources
+from grader.sandbox import Sandbox
+from grader.stack.provider import Stack
 from grader.submission import Submission
 from grader.words import Text
-from grader.worker import Worker
 
 if TYPE_CHECKING:
-    import psutil
+    import redis
 
 T = TypeVar("T")
-BOOT_SECONDS = 30.0
-HAIL = "lab.ready"
 ANSWER_SECONDS = 5.0
 # A busy machine may stretch wall time; an answer is late only when the worker had the processor for
 # its limit, or when this many limits of wall time have passed.
@@ -44,7 +42,7 @@ STRETCH = 3
 ASK_SECONDS = 0.25
 
 
-class Lab:
+class Lab(Crew):
     """A running submission.
 
     Args:
@@ -54,6 +52,12 @@ class Lab:
         stack: where the namespace comes from.
         box: what holds the student's processes.
         seed: of every drawn input.
+
+    Attributes:
+        http, redis: the services and servers that exercise.toml's [environment] names.
+        data: the folder that it calls {data}.
+        history: what was seen so far.
+        rng: draws this check's inputs; the same for the same seed.
     """
 
     def __init__(
@@ -65,27 +69,36 @@ class Lab:
         box: Sandbox,
         seed: int,
     ) -> None:
-        self.exercise, self.broker, self.box, self.seed = exercise, broker, box, seed
-        self.home, self.stack = stack.home, stack
+        super().__init__()
+        self.exercise, self.broker, self.seed = exercise, broker, seed
         self.history = History(exercise.id, broker, seed)
-        self.dirty = False
         self.rng = random.Random(seed)
-        self._workers: list[Worker] = []
         self._made: dict[str, Any] = {}
         self._listener: Listener | None = None
-        self._closers = contextlib.ExitStack()
         try:
-            self._open(submission)
+            self._open(submission, stack, box)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, submission: Submission) -> None:
-        stem = f"{self.exercise.id}-{self.broker}-{id(self):x}"
-        self.folder = submission.copy(self.home.folder / stem, self.exercise)
-        self._closers.callback(remove, self.home.folder / stem)
-        self.space: Namespace = self.stack.open(self.broker)
+    def _open(self, submission: Submission, stack: Stack, box: Sandbox) -> None:
+        stem = stack.home.folder / f"{self.exercise.id}-{self.broker}-{id(self):x}"
+        folder = submission.copy(stem, self.exercise)
+        self._closers.callback(remove, stem)
+        self.resources = Resources(self.exercise.environment, stack, stem.with_suffix(".data"))
+        self._closers.callback(self.resources.close)
+        self.http, self.redis = self.resources.http, self.resources.redis
+        self.data = self.resources.data
+        self.space = stack.open(self.broker, "own_broker" in self.exercise.needs)
         self._closers.callback(self.space.close)
+        self.place = Place(
+            box,
+            folder,
+            stack.home.ledger,
+            self.exercise.module,
+            self.resources.shared,
+            {**self.space.environment, **self.resources.environment},
+        )
         # The worker first: everything waits for it.
         self.worker = self.start_worker("lab")
         self.client = self.start_client()
@@ -105,117 +118,27 @@ class Lab:
         self.publisher.result_key = str(said["result_key"])
         self.await_worker(self.worker)
 
-    def start_worker(self, name: str, **options: Any) -> Worker:
-        """Start a worker of the submission; `await_worker` waits until it takes tasks."""
-        worker = Worker(
-            self.box,
-            self.folder,
-            self.space.environment,
-            self.home.ledger,
-            self.exercise.module,
-            name=name,
-            events="events" in self.exercise.needs,
-            **options,
-        )
-        self._workers.append(worker)
-        self._closers.callback(worker.end)
-        return worker
-
-    def await_worker(self, worker: Worker) -> None:
-        """Wait until a worker answers.
-
-        Raises:
-            WorkerDied, WorkerSilent: the submission's worker does not come up.
-        """
-
-        def answered() -> bool:
-            if not worker.alive:
-                raise worker.death()
-            return not self.publisher.fetch([call])
-
-        late = WorkerSilent("worker_silent", seconds=f"{BOOT_SECONDS:g}")
-        with self._blaming():
-            call = self._hail()
-            wait_until(answered, BOOT_SECONDS, lambda: late)
-
-    def _hail(self) -> Call:
-        """Send a task of a name that nobody has registered.
-
-        The worker's main process answers it itself: that works whatever the submission's tasks do.
-        """
-        return self.publisher.send(HAIL, self.queue(HAIL), (), {}, BOOT_SECONDS)
-
-    def start_client(self) -> Client:
-        """Start a client process of the submission; it imports the module at once."""
-        client = Client(
-            self.box, self.folder, self.space.environment, self.home.ledger, self.exercise.module
-        )
-        self._closers.callback(client.end)
-        return client
-
-    def start_program(self, *arguments: str, extra: Mapping[str, str] | None = None) -> Child:
-        """Start a script of the submission (`"web.py", "--port", "8000"`), return its process."""
-        env = environment(self.folder, {**self.space.environment, **(extra or {})})
-        child = spawn(
-            self.box.command("program", arguments, self.folder),
-            env=env,
-            cwd=self.folder,
-            ledger=self.home.ledger,
-        )
-        self._closers.callback(child.end)
-        return child
-
-    def free_port(self) -> int:
-        """Return a loopback port for a program of the submission to listen on."""
-        return free_port()
-
-    def restart_worker(self) -> Worker:
-        """End the worker (SIGKILL) and start a new one in its place."""
-        self.worker.end()
-        self._workers.remove(self.worker)
-        self.worker = self.start_worker("lab")
-        self.await_worker(self.worker)
-        return self.worker
-
-    def second_worker(self) -> Worker:
-        """Start one more worker beside the others and wait until it takes tasks.
-
-        The others stand still meanwhile, so that an answer can only be the new one's.
-        """
-        self.dirty = True
-        with self.frozen(), self._blaming():
-            worker = self.start_worker(f"lab{len(self._workers) + 1}")
-            asked: list[Call] = []
-            late = WorkerSilent("worker_silent", seconds=f"{BOOT_SECONDS:g}")
-            wait_until(lambda: self._answers(worker, asked), BOOT_SECONDS, lambda: late, every=0.05)
-        return worker
-
-    def _answers(self, worker: Worker, asked: list[Call]) -> bool:
-        """Ask once more: a worker that stands still may have got the message before."""
-        if not worker.alive:
-            raise worker.death()
-        asked.append(self._hail())
-        return len(self.publisher.fetch(asked)) < len(asked)
-
-    @contextlib.contextmanager
-    def frozen(self, processes: Sequence[psutil.Process] | None = None) -> Iterator[None]:
-        """Keep every worker, or only these processes, from doing anything while the block runs."""
-        from grader.faults import freeze
-
-        everybody = [p for worker in self._workers for p in worker.child.family]
-        with freeze(everybody if processes is None else list(processes), self.history.faults):
-            yield
+    @property
+    def backend(self) -> redis.Redis:
+        """The grader's client on the result backend's database."""
+        return self.publisher.backend
 
     def queue(self, task: str) -> str:
         """Return the queue that the submission's own app sends this task to."""
         route = self._routes.get(task) or self._routes.get(HAIL) or {}
         return str(route.get("queue") or "celery") if isinstance(route, dict) else "celery"
 
-    def send(self, function: str, *args: Any, within: float = ANSWER_SECONDS) -> Call:
+    def send(
+        self,
+        function: str,
+        *args: Any,
+        within: float = ANSWER_SECONDS,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Call:
         """Publish one task of the submission by its function's name; do not wait."""
         task = f"{self.exercise.module}.{function}"
         with self._blaming():
-            call = self.publisher.send(task, self.queue(task), args, {}, within)
+            call = self.publisher.send(task, self.queue(task), args, dict(kwargs or {}), within)
         self.history.calls.append(call)
         return call
 
@@ -231,9 +154,15 @@ class Lab:
         self.history.calls.append(call)
         return call
 
-    def call(self, function: str, *args: Any, within: float = ANSWER_SECONDS) -> Call:
+    def call(
+        self,
+        function: str,
+        *args: Any,
+        within: float = ANSWER_SECONDS,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Call:
         """Send one task and wait for its reply, at most `within` seconds."""
-        return self.calls([(function, *args)], within)[0]
+        return self.finish([self.send(function, *args, within=within, kwargs=kwargs)])[0]
 
     def calls(self, calls: Sequence[tuple[Any, ...]], within: float = ANSWER_SECONDS) -> list[Call]:
         """Send several tasks, `(function, *args)` each, and wait for all of them together."""
@@ -286,6 +215,9 @@ class Lab:
             return error
         if not self.space.standing:
             return SubmissionFault("server_destroyed", broker=self.broker)
+        if self.space.private and str(error).startswith("BUSY "):
+            # Redis says so while a script runs on and on, and no script is the grader's.
+            return SubmissionFault("server_blocked", broker=self.broker)
         return LabFault("lost_broker", broker=self.broker, error=error)
 
     def unregistered(self, functions: Sequence[str]) -> list[str]:
@@ -341,6 +273,7 @@ class Lab:
 
     def save(self, path: Path) -> None:
         """Save what was seen so far as JSON."""
+        self.history.requests[:] = self.resources.requests()
         self.history.save(path)
 
     def close(self) -> None:

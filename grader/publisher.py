@@ -53,14 +53,23 @@ class Publisher:
     """
 
     def __init__(self, broker_url: str, backend_url: str) -> None:
-        from kombu import Connection
-
         from grader.stack.redis import connect
 
-        self._connection = Connection(broker_url, connect_timeout=10)
-        self._producer = self._connection.Producer(serializer="json")
+        self._broker_url = broker_url
+        self._connect()
         self.backend = connect(backend_url)
         self.result_key = DEFAULT_KEY
+
+    def _connect(self) -> None:
+        from kombu import Connection
+
+        self._connection = Connection(self._broker_url, connect_timeout=10)
+        self._producer = self._connection.Producer(serializer="json")
+
+    def reconnect(self) -> None:
+        """Connect to the broker anew: it was restarted."""
+        self._connection.release()
+        self._connect()
 
     def send(
         self, task: str, queue: str, args: Sequence[Any], kwargs: dict[str, Any], limit: float

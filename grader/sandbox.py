@@ -40,19 +40,26 @@ class Sandbox:
 
     kind: str
 
-    def command(self, program: str, arguments: Sequence[str], folder: Path) -> list[str]:
+    def command(
+        self,
+        program: str,
+        arguments: Sequence[str],
+        folder: Path,
+        shared: Sequence[Path] = (),
+    ) -> list[str]:
         """Return the command that runs one of the programs of grader/inside in `folder`.
 
         Args:
             program: "worker", "client" or "program".
             arguments: what follows the limits on its command line.
             folder: the submission's copy; writable, and the working directory.
+            shared: further folders that it may write.
         """
         script = INSIDE / f"{program}.py"
         # -I takes no notice of PYTHONUNBUFFERED: what is printed before a SIGKILL would be lost.
         command = [sys.executable, "-I", "-u", str(script), json.dumps(LIMITS), *arguments]
         if self.kind == "bubblewrap":
-            return [*_bubblewrap(folder), *command]
+            return [*_bubblewrap(folder, shared), *command]
         # Temporary files go into the copy, because it is removed; processes are killed, not asked.
         return ["env", f"TMPDIR={folder}", *command]
 
@@ -73,7 +80,7 @@ def _bubblewrap_works() -> bool:
         return False
 
 
-def _bubblewrap(folder: Path) -> list[str]:
+def _bubblewrap(folder: Path, shared: Sequence[Path] = ()) -> list[str]:
     bwrap = shutil.which("bwrap") or "bwrap"
     command = [bwrap, "--die-with-parent", "--cap-drop", "ALL", "--uid", "1000", "--gid", "1000"]
     command += [f"--unshare-{name}" for name in UNSHARE]
@@ -86,7 +93,9 @@ def _bubblewrap(folder: Path) -> list[str]:
         command += ["--size", str(TMP_BYTES), "--tmpfs", path]
     for path in (*_interpreter(), str(INSIDE)):
         command += ["--ro-bind", path, path]
-    command += ["--bind", str(folder), str(folder), "--chdir", str(folder)]
+    for path in map(str, (folder, *shared)):
+        command += ["--bind", path, path]
+    command += ["--chdir", str(folder)]
     # Both lie in memory and have no size of their own.
     return [*command, "--remount-ro", "/dev", "--remount-ro", "/"]
 

@@ -6,13 +6,12 @@ import contextlib
 import signal
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 import psutil
 
-from grader import sandbox
 from grader.errors import SubmissionFault, WorkerDied
-from grader.process import Child, spawn
+from grader.place import Place
+from grader.process import Child
 
 # Gossip, mingle and heartbeats cost a second at start and tell the grader nothing.
 QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat")
@@ -22,36 +21,31 @@ class Worker:
     """One worker process with its pool children.
 
     Args:
-        module: the module that holds the object `app`.
+        place: where it runs.
         name: the worker's node name before the @.
         concurrency: number of pool children.
         pool: Celery's name of the pool.
         events: have it send Celery's events.
         options: further arguments of `celery worker`.
+        extra: variables for its environment beside the place's own.
     """
 
     def __init__(
         self,
-        box: sandbox.Sandbox,
-        folder: Path,
-        env: Mapping[str, str],
-        ledger: Path,
-        module: str,
+        place: Place,
         *,
         name: str = "lab",
         concurrency: int = 2,
         pool: str = "prefork",
         events: bool = False,
         options: tuple[str, ...] = (),
+        extra: Mapping[str, str] | None = None,
     ) -> None:
-        arguments = ["-A", f"{module}:app", "worker", *QUIET, "-l", "INFO", "-P", pool]
+        arguments = ["-A", f"{place.module}:app", "worker", *QUIET, "-l", "INFO", "-P", pool]
         arguments += ["-c", str(concurrency), "-n", f"{name}@lab", *options]
         arguments += ["-E"] if events else []
-        command = box.command("worker", arguments, folder)
         self.started_at = time.monotonic()
-        self.child: Child = spawn(
-            command, env=sandbox.environment(folder, env), cwd=folder, ledger=ledger
-        )
+        self.child: Child = place.start("worker", arguments, extra)
 
     @property
     def alive(self) -> bool:
@@ -96,14 +90,6 @@ class Worker:
     def death(self) -> SubmissionFault:
         """Return the error that tells how the worker ended, with the last lines of its log."""
         return WorkerDied("worker_died", how=how_it_ended(self.child), log=tail(self.log))
-
-    def stop(self, within: float = 15.0) -> int | None:
-        """Ask the worker to shut down (SIGTERM) and return its exit code, None if it would not."""
-        with contextlib.suppress(psutil.Error, SubmissionFault):
-            self.main.send_signal(signal.SIGTERM)
-        with contextlib.suppress(Exception):
-            return self.child.process.wait(within)
-        return None
 
     def end(self) -> None:
         """Kill the worker with everything that it started."""

@@ -18,9 +18,9 @@ TESTS = sorted([*(ROOT / "tests").glob("*.py"), *(ROOT / "tests" / "benchmarks")
 LAYERS = (
     "errors words",
     "check exercise history expect verdict",
-    "process home worker client publisher events tap clock faults sandbox submission "
-    "services stack",
-    "lab runner session grading",
+    "process home place worker client publisher events tap clock faults sandbox submission "
+    "services stack resources",
+    "crew lab runner session grading",
     "report rubric documents verify doctor",
     "cli plugin",
 )

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from grader import client, lab, publisher, runner
+from grader import client, crew, publisher, runner
 from grader.errors import BadSubmission, LabFault, SubmissionFault
 from grader.events import Listener
 from grader.exercise import load
@@ -361,14 +361,14 @@ def test_the_tracebacks_last_line_is_shown(judge):
 
 def test_an_import_that_never_ends_is_said(judge, monkeypatch):
     """A client process that hangs at import is given up after its limit."""
-    monkeypatch.setattr(lab, "Client", functools.partial(client.Client, limit=0.5))
+    monkeypatch.setattr(crew, "Client", functools.partial(client.Client, limit=0.5))
 
     assert_ungradable(judge(START + "signal.pause()\n"), "0.5")
 
 
 def test_a_worker_that_never_starts_is_said(judge, monkeypatch):
     """A worker that hangs at import takes no task, and is given up after its time."""
-    monkeypatch.setattr(lab, "BOOT_SECONDS", 0.5)
+    monkeypatch.setattr(crew, "BOOT_SECONDS", 0.5)
 
     assert_ungradable(judge(WORK + "if 'worker' in sys.argv:\n    signal.pause()\n"), "0.5")
 
@@ -500,7 +500,7 @@ def test_garbage_does_not_blind_the_tap(space):
     """What is pushed to a queue and is no message is passed over; odd texts are read right."""
     seen = []
     odd = 'it\'s "quoted" \\ 练\n\x00\x7f'
-    with connect(space.grader_backend) as redis:
+    with connect(space.grader_broker) as redis:
         with open_tap("redis", space.grader_broker, seen) as tap:
             for payload in (b"\xff\xfe", "text", "[]", "3", "{}", '{"headers": 3}', "[" * 9999):
                 redis.lpush("celery", payload)

@@ -31,6 +31,24 @@ class Namespace:
     grader_backend: str
     student_backend: str
     parts: list[Any] = field(default_factory=list)
+    own: Any = None  # the broker, where it is the run's own to restart
+
+    def move(self, grader_url: str, student_url: str, host: Any) -> None:
+        """Take another broker than the result backend's server; `host` is closed with the rest."""
+        self.grader_broker, self.student_broker = grader_url, student_url
+        self.parts.append(host)
+
+    def restart(self, hard: bool = False) -> None:
+        """Stop the run's own broker and start it again; its URLs stay.
+
+        Raises:
+            LabFault: others use the broker too, or it does not come up again.
+        """
+        if not hasattr(self.own, "restart"):
+            raise LabFault("not_ours_to_restart", broker=self.broker)
+        self.own.restart(hard)
+        if hasattr(self.parts[-1], "trace"):
+            self.parts[-1].trace()  # the firehose does not survive
 
     @property
     def environment(self) -> dict[str, str]:
@@ -44,6 +62,11 @@ class Namespace:
     def standing(self) -> bool:
         """Whether the private servers still run; a submission may have destroyed its own."""
         return all(getattr(part, "alive", True) for part in self.parts)
+
+    @property
+    def private(self) -> bool:
+        """Whether nobody but this run uses the Redis that keeps its results."""
+        return isinstance(self.parts[0], redis.RedisServer)
 
     def close(self) -> None:
         """Give everything back, the last opened first."""
@@ -83,30 +106,40 @@ class Stack:
         """Return those of the brokers that this machine can't give, without starting any."""
         return tuple(b for b in brokers if b == "rabbitmq" and self._rabbit_source() is None)
 
-    def open(self, broker: str) -> Namespace:
+    def open(self, broker: str, own_broker: bool = False) -> Namespace:
         """Open a namespace on the broker, with a Redis of its own as result backend.
+
+        Args:
+            own_broker: give the run a broker that nobody else uses and that holds no results, so
+                that it can be restarted.
 
         Raises:
             NoBroker: no provider has it.
             LabFault: a provider has it and could not start it.
         """
         store = self._redis()
-        space = Namespace(
-            broker, store.url, store.student_url, store.url, store.student_url, [store]
-        )
-        if broker == "rabbitmq":
-            try:
-                host = self._rabbit()
-            except BaseException:
-                space.close()
-                raise
-            space.parts.append(host)
-            space.grader_broker, space.student_broker = host.grader_url, host.student_url
+        space = Namespace(broker, store.url, store.student_url, *_backend(store), [store])
+        try:
+            if broker == "rabbitmq":
+                self._rabbit(space, own_broker)
+            elif own_broker:
+                space.own = host = self.private_redis()
+                space.move(host.url, host.student_url, host)
+        except BaseException:
+            space.close()
+            raise
         return space
 
-    def _redis(self) -> Any:
+    def private_redis(self) -> Any:
+        """Return a Redis that nobody else uses: a server of our own where there is one to start."""
+        with contextlib.suppress(NoBroker):
+            return self._redis(("system", "embedded"))
+        return self._redis()
+
+    def _redis(self, providers: tuple[str, ...] = ()) -> Any:
         for provider, source in self._redis_sources():
-            if self.allows(provider) and (start := source()):
+            wanted = provider in providers if providers else self.allows(provider)
+            if wanted and (start := source()):
                 return start()
         raise NoBroker("no_redis", choice=self.choice or "-")
 
@@ -155,15 +188,25 @@ class Stack:
         except Exception as error:
             self._fault = LabFault("grader_error", error=repr(error))
 
-    def _rabbit(self) -> Any:
+    def _rabbit(self, space: Namespace, own: bool) -> None:
+        """Move the namespace's broker to a virtual host, on a node of its own if `own`."""
         from grader.stack import rabbitmq
 
+        if own and self.allows("system") and (place := rabbitmq.find_installation()):
+            node = space.own = rabbitmq.Node.start(self.home, place)
+            space.parts.append(node)
+        else:
+            node = self._shared_node()
+        host = rabbitmq.Namespace.open(node, tracing=True)
+        space.move(host.grader_url, host.student_url, host)
+
+    def _shared_node(self) -> Any:
         self.prepare(("rabbitmq",))
         assert self._boot
         self._boot.join()
         if self._fault:
             raise self._fault
-        return rabbitmq.Namespace.open(self._node, tracing=True)
+        return self._node
 
     def close(self) -> None:
         """Stop what was started for this call."""
@@ -177,6 +220,17 @@ class Stack:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _backend(store: Any) -> tuple[str, str]:
+    """Return the result backend's two URLs: on a server of our own, not the broker's database.
+
+    Who takes database 0 for the result backend's, because it is everybody's default, shall see it.
+    """
+    urls = (store.url, store.student_url)
+    if isinstance(store, redis.RedisServer):
+        return (urls[0].removesuffix("/0") + "/1", urls[1].removesuffix("/0") + "/1")
+    return urls
 
 
 def _external(url: str) -> Any:

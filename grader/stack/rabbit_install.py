@@ -21,7 +21,8 @@ ADMIN = "lab-admin"
 # and Windows). Else a client that tries again and again while the node is down may get the node's
 # own port, connect to itself, and keep the node from coming back.
 PORTS = range(20000, 32768)
-SCRIPTS = ("rabbitmq-server", "rabbitmq-env", "rabbitmq-defaults")
+CONTROL = "rabbitmqctl"
+SCRIPTS = ("rabbitmq-server", "rabbitmq-env", "rabbitmq-defaults", CONTROL)
 FOLDERS = (
     "/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin",  # Debian, Ubuntu, Fedora
     "/opt/homebrew/opt/rabbitmq/sbin",

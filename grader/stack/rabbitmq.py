@@ -156,11 +156,26 @@ class Node:
         """
         if self.child is None:
             return
-        if not hard:
+        if hard:
+            self._settle()
+        else:
             self.child.signal(signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
                 wait_until(lambda: not self.alive, STOP_SECONDS, TimeoutError)
         self.child.end()
+
+    def _settle(self) -> None:
+        """Have the node write down the queues and users that it knows.
+
+        It confirms a message at once, but writes the declaration of its queue some time later: a
+        crash within that moment loses both, and would be taken for somebody's mistake.
+        """
+        control = self._spawn(
+            str(self._installation / install.CONTROL), "eval", "mnesia:sync_log()."
+        )
+        with contextlib.suppress(TimeoutError):
+            wait_until(lambda: not control.alive, STOP_SECONDS, TimeoutError)
+        control.end()
 
     def restart(self, hard: bool = False) -> None:
         """Stop the node and start it again with its data and ports; see `down` and `up`.
@@ -174,10 +189,13 @@ class Node:
     def stop(self) -> None:
         """End the node and its epmd for good, at once: nothing of its data is kept."""
         self.management.close()
-        self.down(hard=True)
+        if self.child:
+            self.child.end()
         if self.epmd:
             self.epmd.end()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    close = stop
 
 
 def listened(child: Child) -> set[int]:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import redis
 
 ATTEMPTS = 5
+# How long a script may run before the server answers BUSY to everybody else.
+SCRIPT_MS = 2000
 BOOT_SECONDS = 15.0
 # KEYS, INFO and SORT count as dangerous for Redis; ordinary programs use them.
 STUDENT_RIGHTS = "~* &* +@all -@admin -@dangerous +info +keys +sort +sort_ro"
@@ -29,12 +31,14 @@ STUDENT_RIGHTS = "~* &* +@all -@admin -@dangerous +info +keys +sort +sort_ro"
 CONFIG = """\
 port {port}
 bind 127.0.0.1
-dir {folder}
+dir .
+dbfilename {port}.rdb
 save ""
 appendonly no
 daemonize no
 databases 16
 maxmemory 512mb
+lua-time-limit {script_ms}
 user default on >{secret} ~* &* +@all
 user student on >{student} {rights}
 """
@@ -66,26 +70,30 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """A private server: `url` is the grader's, `student_url` the submission's."""
+    """A private server: `url` is the grader's, `student_url` the submission's; both database 0.
 
-    def __init__(self, child: Child, port: int, secret: str, student: str) -> None:
-        self.child, self.port, self._secret = child, port, secret
-        self.url = f"redis://default:{secret}@127.0.0.1:{port}/0"
-        self.student_url = f"redis://student:{student}@127.0.0.1:{port}/0"
+    Args:
+        port: the port to listen on.
+        log: a file for its output, so that it can outlive this process.
+    """
+
+    def __init__(self, home: Home, binary: Path, port: int, log: Path | None = None) -> None:
+        self.port, self._home, self._binary, self._log = port, home, binary, log
+        self._secret, self._student = secrets.token_hex(16), secrets.token_hex(16)
+        self.url = f"redis://default:{self._secret}@127.0.0.1:{port}/0"
+        self.student_url = f"redis://student:{self._student}@127.0.0.1:{port}/0"
 
     @classmethod
     def start(cls, home: Home, binary: Path, port: int = 0, log: Path | None = None) -> RedisServer:
         """Start a server on a free port, or on `port`, and wait until it answers.
 
-        With `log` its output goes to that file, so that it can outlive this process.
-
         Raises:
             LabFault: it does not come up, with the last line that it printed.
         """
         for attempt in range(ATTEMPTS):
-            server = cls._launch(home, binary, port or free_port(), log)
+            server = cls(home, binary, port or free_port(), log)
             try:
-                wait_until(server._up, BOOT_SECONDS, server._fault, every=0.002)
+                server.up()
                 return server
             except LabFault:
                 server.stop()
@@ -94,22 +102,50 @@ class RedisServer:
                     raise
         raise AssertionError("unreachable")
 
-    @classmethod
-    def _launch(cls, home: Home, binary: Path, port: int, log: Path | None) -> RedisServer:
-        secret, student = secrets.token_hex(16), secrets.token_hex(16)
-        folder = home.folder / "redis"
+    def up(self) -> None:
+        """Start the server's process on its port, with what `down` saved, and wait for its answer.
+
+        Raises:
+            LabFault: it does not come up.
+        """
+        folder = self._home.folder / "redis"
         folder.mkdir(exist_ok=True)
-        child = spawn(
-            [str(binary), "-"], env={}, cwd=folder, ledger=home.ledger, stdin=True, log=log
+        command = [str(self._binary), "-"]
+        self.child: Child = spawn(
+            command, env={}, cwd=folder, ledger=self._home.ledger, stdin=True, log=self._log
         )
         config = CONFIG.format(
-            port=port, folder=".", secret=secret, student=student, rights=STUDENT_RIGHTS
+            port=self.port,
+            script_ms=SCRIPT_MS,
+            secret=self._secret,
+            student=self._student,
+            rights=STUDENT_RIGHTS,
         )
-        assert child.process.stdin
+        assert self.child.process.stdin
         with contextlib.suppress(BrokenPipeError):
-            child.process.stdin.write(config.encode())
-            child.process.stdin.close()
-        return cls(child, port, secret, student)
+            self.child.process.stdin.write(config.encode())
+            self.child.process.stdin.close()
+        wait_until(self._up, BOOT_SECONDS, self._fault, every=0.002)
+
+    def down(self, hard: bool = False) -> None:
+        """End the server's process, so that `up` can start it again.
+
+        Args:
+            hard: kill it at once, and everything in it is lost; else it saves its data first.
+        """
+        if not hard:
+            with self.client() as client:
+                client.save()
+        self.child.end()
+
+    def restart(self, hard: bool = False) -> None:
+        """Stop the server and start it again on its port; see `down` and `up`."""
+        self.down(hard)
+        self.up()
+
+    def client(self, **options: Any) -> redis.Redis:
+        """Return a client with the grader's rights; it connects when first used."""
+        return connect(self.url, **options)
 
     def _up(self) -> bool:
         if not self.child.alive:
@@ -140,6 +176,7 @@ class RedisServer:
     def stop(self) -> None:
         """End the server; nothing of it is kept."""
         self.child.end()
+        (self._home.folder / "redis" / f"{self.port}.rdb").unlink(missing_ok=True)
 
     close = stop
 

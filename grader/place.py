@@ -1,0 +1,55 @@
+"""Where the processes of one submission run: all of them start here, in the same surroundings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from grader.process import Child, spawn
+from grader.sandbox import Sandbox, environment
+
+
+@dataclass
+class Place:
+    """A submission's surroundings.
+
+    Attributes:
+        box: what holds its processes.
+        folder: its copy: writable, the working directory.
+        ledger: the file that notes each process, so that a later run can sweep it.
+        module: the module that holds the object `app`.
+        shared: further folders that it and the grader both read and write.
+        environment: what every process finds in its environment, the system's own apart.
+    """
+
+    box: Sandbox
+    folder: Path
+    ledger: Path
+    module: str
+    shared: tuple[Path, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def start(
+        self,
+        program: str,
+        arguments: Sequence[str],
+        extra: Mapping[str, str] | None = None,
+        **streams: Any,
+    ) -> Child:
+        """Start one of the programs of grader/inside.
+
+        Args:
+            program: "worker", "client" or "program".
+            arguments: what follows on its command line.
+            extra: variables for its environment beside the usual ones.
+            streams: see `process.spawn`.
+        """
+        return spawn(
+            self.box.command(program, arguments, self.folder, self.shared),
+            env=environment(self.folder, {**self.environment, **(extra or {})}),
+            cwd=self.folder,
+            ledger=self.ledger,
+            **streams,
+        )

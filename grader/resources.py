@@ -1,0 +1,88 @@
+"""What an exercise's environment names beside broker and result backend, made fresh for each lab.
+
+exercise.toml says what the submission's processes find in their environment:
+
+    [environment]
+    LAB_FLAKY_URL = "{http.flaky}"        # a scripted HTTP service
+    LAB_REDIS_URL = "{redis.ops}"         # one more private Redis
+    LAB_TARGET_DB = "{data}/target.db"    # a folder that submission and grader both read and write
+"""
+
+from __future__ import annotations
+
+import contextlib
+import string
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from grader.home import remove
+from grader.services.http import HttpService
+from grader.stack.provider import Stack
+
+
+class Resources:
+    """The services, servers and folder that one lab owns; `close` ends them all.
+
+    Args:
+        wanted: variable -> text with placeholders, as above.
+        stack: gives the Redis servers.
+        folder: where {data} is, if it is asked for.
+
+    Attributes:
+        http, redis: by name.
+        data: the shared folder; it exists if a variable names it.
+        environment: variable -> text, the placeholders filled in.
+    """
+
+    def __init__(self, wanted: Mapping[str, str], stack: Stack, folder: Path) -> None:
+        self.http: dict[str, HttpService] = {}
+        self.redis: dict[str, Any] = {}
+        self.data = folder
+        self._closers = contextlib.ExitStack()
+        try:
+            for place in sorted(
+                {place for text in wanted.values() for place in placeholders(text)}
+            ):
+                self._make(*place.partition(".")[::2], stack)
+        except BaseException:
+            self.close()
+            raise
+        values = {
+            "http": SimpleNamespace(**{name: each.url for name, each in self.http.items()}),
+            "redis": SimpleNamespace(**{n: each.student_url for n, each in self.redis.items()}),
+            "data": folder,
+        }
+        self.environment = {name: text.format(**values) for name, text in wanted.items()}
+
+    def _make(self, kind: str, name: str, stack: Stack) -> None:
+        if kind == "http":
+            self.http[name] = service = HttpService()
+            self._closers.callback(service.stop)
+        elif kind == "redis":
+            self.redis[name] = server = stack.private_redis()
+            self._closers.callback(server.close)
+        else:
+            self.data.mkdir()
+            # Inside the sandbox another user may write here.
+            self.data.chmod(0o777)
+            self._closers.callback(remove, self.data)
+
+    @property
+    def shared(self) -> tuple[Path, ...]:
+        """The folders that the submission's processes may write beside their copy."""
+        return (self.data,) if self.data.exists() else ()
+
+    def requests(self) -> list[dict[str, Any]]:
+        """Return every request to every service, as plain rows for `History.requests`."""
+        return [{"service": n, **row} for n, each in self.http.items() for row in each.log()]
+
+    def close(self) -> None:
+        """End what was made, the newest first."""
+        self._closers.close()
+
+
+def placeholders(text: str) -> Iterator[str]:
+    """Yield the placeholders of a text: "http.flaky", "redis.ops", "data"."""
+    return (name for _, name, _, _ in string.Formatter().parse(text) if name is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ import pytest
 import requests
 
 from grader.errors import BadExercise, LabFault
-from grader.exercise import load
+from grader.exercise import ROOT, load
 from grader.home import Home
 from grader.lab import Lab
 from grader.resources import Resources
@@ -343,3 +344,13 @@ def test_an_endless_script_is_the_submissions_failure(stack, tmp_path):
     (finding,) = result.findings
     assert finding.verdict is Verdict.FAILED
     assert "does not end" in finding.observed.render("en")
+
+
+def test_what_contributing_names_is_there(lab):
+    """Each `lab.NAME` in the table of CONTRIBUTING.md is one that a lab has."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`lab\.([a-z_]+)", text.split("## What a check has at hand")[1]))
+
+    assert len(named) > 20
+    assert not [name for name in named if not hasattr(lab, name)]
+    assert hasattr(lab.client, "call")

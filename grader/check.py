@@ -19,12 +19,16 @@ Function = Callable[["Lab"], None]
 
 @dataclass(frozen=True)
 class Check:
-    """One claim: `id` is the criterion's id, `claim` its English title."""
+    """One claim: `id` is the criterion's id, `claim` its English title.
+
+    Checks of one `lane` follow each other in one lab; lanes run beside each other, in a lab each.
+    """
 
     id: str
     claim: str
     function: Function
     after: tuple[str, ...]
+    lane: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,23 @@ def hint(name: str) -> Hint:
 @overload
 def check(function: Function) -> Function: ...
 @overload
-def check(*, after: Function | tuple[Function, ...] = ()) -> Callable[[Function], Function]: ...
 def check(
-    function: Function | None = None, *, after: Function | tuple[Function, ...] = ()
+    *, after: Function | tuple[Function, ...] = (), lane: str = ""
+) -> Callable[[Function], Function]: ...
+def check(
+    function: Function | None = None,
+    *,
+    after: Function | tuple[Function, ...] = (),
+    lane: str = "",
 ) -> Function | Callable[[Function], Function]:
     """Mark `function` as a check.
 
     Args:
         after: the check or checks that must have passed for this one to mean anything.
+        lane: for a check that mostly waits, or that restarts workers: it gets a lab beside the
+            others', shared only with the checks of the same lane. Such checks stand last in their
+            file, and build on one without a lane, so that a submission that does not start is
+            tried once.
 
     Raises:
         TypeError: no docstring, a name without `test_`, or a prerequisite that is no check.
@@ -57,13 +70,13 @@ def check(
     prerequisites = after if isinstance(after, tuple) else (after,)
 
     def mark(target: Function) -> Function:
-        target.check = _describe(target, prerequisites)  # type: ignore[attr-defined]
+        target.check = _describe(target, prerequisites, lane)  # type: ignore[attr-defined]
         return target
 
     return mark(function) if function else mark
 
 
-def _describe(function: Function, prerequisites: tuple[Function, ...]) -> Check:
+def _describe(function: Function, prerequisites: tuple[Function, ...], lane: str) -> Check:
     name = function.__name__
     claim = " ".join((function.__doc__ or "").split())
     if not name.startswith("test_") or not claim:
@@ -72,4 +85,4 @@ def _describe(function: Function, prerequisites: tuple[Function, ...]) -> Check:
         if not hasattr(other, "check"):
             raise TypeError(f"{name}: its prerequisite {other!r} is not a check")
     ids = tuple(other.check.id for other in prerequisites)  # type: ignore[attr-defined]
-    return Check(name.removeprefix("test_"), claim, function, ids)
+    return Check(name.removeprefix("test_"), claim, function, ids, lane)

@@ -68,9 +68,10 @@ class Crew:
         Args:
             name: its node name before the @.
             extra: variables for its environment beside the usual ones.
-            options: see Worker: `concurrency`, `pool`, `options`, and so on.
+            options: see Worker: `concurrency`, `pool`, `speed`, `options`, and so on.
         """
         options.setdefault("events", "events" in self.exercise.needs)
+        options.setdefault("speed", self.exercise.speed)
         worker = Worker(self.place, name=name, extra=extra, **options)
         self._workers.append(worker)
         self._closers.callback(worker.end)

@@ -57,6 +57,7 @@ class Exercise:
     files: tuple[str, ...]
     needs: tuple[str, ...]
     environment: Mapping[str, str]
+    speed: int
     criteria: tuple[Criterion, ...]
     words: Mapping[str, Mapping[str, Mapping[str, str]]]
 
@@ -169,6 +170,7 @@ class _Reader:
             files=files,
             needs=needs,
             environment=self.environment(),
+            speed=self.speed(),
             criteria=tuple(self.criterion(id, row, len(brokers)) for id, row in rows.items()),
             words={
                 key: {side: self.both(row, side, f"words.{key}.{side}") for side in SIDES}
@@ -191,6 +193,13 @@ class _Reader:
                     key, "text with no placeholders but {http.NAME}, {redis.NAME}, {data}"
                 )
         return dict(table)
+
+    def speed(self) -> int:
+        """Return how many times sooner a retry is started than it was planned for."""
+        speed = self.need(self.data, "speed", int, "speed") if "speed" in self.data else 1
+        if speed < 1:
+            raise self.wrong("speed", "a whole number, at least 1")
+        return int(speed)
 
     def texts(self, key: str) -> tuple[str, ...]:
         found = self.need(self.data, key, list, key)

@@ -51,6 +51,7 @@ class Findings:
         self.config = config
         self.runs: dict[tuple[str, str], Run] = {}
         self.missing: dict[str, set[str]] = {}
+        self.asked: dict[str, list[str]] = {}  # the criteria that pytest will ask for, by exercise
         self._open = contextlib.ExitStack()
         self._stack: Any = None
         self._seed: int | None = config.getoption("--seed")
@@ -103,6 +104,9 @@ class Findings:
             shares=len(at_hand),
         )
         self._open.callback(run.close)
+        # With -x the first failure ends it all: what lies ahead may not be wanted.
+        if not self.config.getoption("maxfail"):
+            run.begin(self.asked.get(exercise.id, ()))
         return run
 
     def results(self) -> list[Result]:
@@ -150,6 +154,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             brokers = exercise.asked(metafunc.config.getoption("--broker"))
         metafunc.fixturenames.append("lab_broker")
         metafunc.parametrize("lab_broker", brokers, scope="session")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Note which checks were chosen, so that those in lanes of their own can begin at once."""
+    asked = session.config.stash[KEY].asked
+    for item in session.items:
+        check = check_of(getattr(item, "function", None))
+        if check and check.id not in asked.setdefault(item.path.parent.name, []):
+            asked[item.path.parent.name].append(check.id)
 
 
 @contextlib.contextmanager

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import random
+import threading
 import time
 import traceback
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -31,8 +34,19 @@ RUNS = ROOT / ".lab" / "runs"
 Progress = Callable[[Finding], None]
 
 
+class Lane:
+    """Where checks follow each other: at most one lab at a time, and one check's turn in it."""
+
+    def __init__(self) -> None:
+        self.lab: Lab | None = None
+        self.turn = threading.Lock()
+
+
 class Run:
-    """One submission on one broker. Findings are kept, so a check runs once however often asked."""
+    """One submission on one broker. Findings are kept, so a check runs once however often asked.
+
+    Several threads may ask. The lanes of the checks (see `check`) overlap once `begin` was called.
+    """
 
     def __init__(
         self,
@@ -50,13 +64,42 @@ class Run:
         self.findings: dict[str, Finding] = {}
         self.broken: SubmissionFault | None = None  # why the submission does not start
         self._broken_by = ""  # the criterion that met it
-        self._lab: Lab | None = None
+        self._lanes: defaultdict[str, Lane] = defaultdict(Lane)
+        self._judged: dict[str, Future[Finding]] = {}
+        self._claiming = threading.Lock()
+        self._beside: ThreadPoolExecutor | None = None
+        self._over = False
+
+    def begin(self, ids: Iterable[str]) -> None:
+        """Start with those of the criteria that have a lane, beside what is asked for meanwhile."""
+        lanes: dict[str, list[str]] = defaultdict(list)
+        for id in ids:
+            lanes[self.exercise.checks[id].lane].append(id)
+        lanes.pop("", None)
+        if lanes:
+            self._beside = ThreadPoolExecutor(len(lanes), thread_name_prefix="lane")
+            for row in lanes.values():
+                self._beside.submit(self._follow, row)
+
+    def _follow(self, ids: Sequence[str]) -> None:
+        """Judge one lane's criteria; an error is kept for whoever asks for the finding."""
+        for id in ids:
+            if not self._over:
+                self.finding(id)
 
     def finding(self, id: str) -> Finding:
         """Return the finding for a criterion, running its check and what it builds on if needed."""
-        if id not in self.findings:
-            self.findings[id] = self._judge(self.exercise.checks[id])
-        return self.findings[id]
+        with self._claiming:
+            mine = id not in self._judged
+            future = self._judged.setdefault(id, Future())
+        if mine:
+            try:
+                self.findings[id] = self._judge(self.exercise.checks[id])
+            except BaseException as error:
+                future.set_exception(error)
+                raise
+            future.set_result(self.findings[id])
+        return future.result()
 
     def _judge(self, check: Check) -> Finding:
         for other in map(self.finding, check.after):
@@ -69,23 +112,27 @@ class Run:
         if self.broken:
             blocked_by = Text.of("blocked_by", id=self._broken_by)
             return self._say(check, Verdict.BLOCKED, observed=blocked_by)
-        began = time.monotonic()
-        finding = self._try(check)
-        if finding.verdict is Verdict.UNKNOWN:
-            finding = self._try(check)
-        return replace(finding, seconds=round(time.monotonic() - began, 3))
+        with self._claiming:
+            lane = self._lanes[check.lane]
+        # What it builds on was judged before: a check that has its turn waits for no other.
+        with lane.turn:
+            began = time.monotonic()
+            finding = self._try(check, lane)
+            if finding.verdict is Verdict.UNKNOWN and not self._over:
+                finding = self._try(check, lane)
+            return replace(finding, seconds=round(time.monotonic() - began, 3))
 
-    def _try(self, check: Check) -> Finding:
+    def _try(self, check: Check, lane: Lane) -> Finding:
         """Run the check once in a lab that nothing has disturbed."""
         last_difference()
         try:
-            lab = self._fresh()
+            lab = self._fresh(lane)
             lab.rng = random.Random(self.seed ^ zlib.crc32(check.id.encode()))
             check.function(lab)
         except AssertionError as error:
             return self._failed(check, error)
         except SubmissionFault as fault:
-            self._drop()
+            self._drop(lane)
             if fault is self.broken:
                 self._broken_by = check.id
             return self._say(
@@ -98,7 +145,7 @@ class Run:
         except (LabFault, Exception) as error:
             if isinstance(error, UsageError):
                 raise
-            self._drop()
+            self._drop(lane)
             return self._say(check, Verdict.UNKNOWN, observed=_lab_words(error))
         return self._say(check, Verdict.PASSED)
 
@@ -124,22 +171,22 @@ class Run:
             hint=hint,
         )
 
-    def _fresh(self) -> Lab:
+    def _fresh(self, lane: Lane) -> Lab:
         """Return a lab in good order; a submission that never starts is tried only once."""
-        if self._lab and (self._lab.dirty or not self._lab.worker.alive):
-            self._drop()
-        if self._lab is None:
+        if lane.lab and (lane.lab.dirty or not lane.lab.worker.alive):
+            self._drop(lane)
+        if lane.lab is None:
             try:
-                self._lab = Lab(
+                lane.lab = Lab(
                     self.exercise, self.submission, self.broker, self.stack, self.box, self.seed
                 )
             except SubmissionFault as fault:
                 self.broken = fault
                 raise
-        return self._lab
+        return lane.lab
 
-    def _drop(self) -> None:
-        lab, self._lab = self._lab, None
+    def _drop(self, lane: Lane) -> None:
+        lab, lane.lab = lane.lab, None
         # A submission can make folders too deep for shutil; the run's home removes them.
         with contextlib.suppress(RecursionError):
             if lab:
@@ -160,11 +207,16 @@ class Run:
 
     def close(self) -> None:
         """Save what was seen, end everything."""
-        # The history is a courtesy: no verdict depends on whether this folder can be written.
-        with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
-            if self._lab:
-                self._lab.save(RUNS / f"{self.exercise.id}-{self.broker}.json")
-        self._drop()
+        self._over = True
+        if self._beside:
+            self._beside.shutdown(wait=False, cancel_futures=True)
+        for name, lane in list(self._lanes.items()):
+            stem = "-".join(filter(None, (self.exercise.id, self.broker, name)))
+            # The history is a courtesy: no verdict depends on whether this folder can be written.
+            with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
+                if lane.lab:
+                    lane.lab.save(RUNS / f"{stem}.json")
+            self._drop(lane)
 
 
 def _whole(points: float) -> float:
@@ -205,7 +257,9 @@ def grade(
     runs = [Run(exercise, submission, b, stack, seed, box, shares=len(brokers)) for b in brokers]
     for run in runs:
         try:
-            for id in only or exercise.checks:
+            ids = list(only or exercise.checks)
+            run.begin(ids)
+            for id in ids:
                 findings.append(run.finding(id))
                 progress(findings[-1])
         finally:

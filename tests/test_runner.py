@@ -49,7 +49,8 @@ def pid():
 HEAD = """
 from grader.check import check, hint
 from grader.errors import LabFault
-from grader.expect import answers, returns
+from grader.expect import answers, fact, returns
+from grader.words import NOTHING
 
 SEEN = {}
 
@@ -639,7 +640,7 @@ def test_a_disturbed_lab_is_replaced(quick, mark):
     """A lab that a check left dirty, or whose worker is gone, is closed, and a new one made."""
     run = quick(one(mark) + one("SEEN['lab'] = lab").replace("it(", "other("))
     run.finding("it")
-    before = run._lab
+    before = run._lanes[""].lab
 
     run.finding("other")
     assert (before.closed, Idle.made) == (1, 2)
@@ -719,7 +720,7 @@ def test_a_history_that_cannot_be_saved_changes_no_verdict(quick):
     """A read-only project folder loses the history, not the result; closing twice is harmless."""
     run = quick(one("pass"))
     run.finding("it")
-    lab = run._lab
+    lab = run._lanes[""].lab
 
     run.close()
     run.close()
@@ -730,7 +731,72 @@ def test_a_lab_that_cannot_be_closed_is_not_used_again(quick, monkeypatch):
     """An error while closing goes to the caller once; the next check gets a new lab."""
     run = quick(one("lab.dirty = True") + one("pass").replace("it(", "other("))
     run.finding("it")
-    run._lab.close = lambda: 1 / 0
+    run._lanes[""].lab.close = lambda: 1 / 0
 
     assert run.finding("other").verdict is PASSED
     assert Idle.made == 2
+
+
+MEET = """
+import threading
+FIRST, SECOND = threading.Event(), threading.Event()
+
+@check
+def test_base(lab):
+    \"\"\"Base.\"\"\"
+    SEEN["base"] = lab
+
+@check(after=test_base)
+def test_near(lab):
+    \"\"\"Near.\"\"\"
+    SEEN["near"] = lab
+    FIRST.set()
+    assert SECOND.wait(20)
+
+@check(after=test_base, lane="far")
+def test_far(lab):
+    \"\"\"Far.\"\"\"
+    SEEN["far"] = lab
+    SECOND.set()
+    assert FIRST.wait(20)
+"""
+
+
+def test_lanes_overlap_in_labs_of_their_own(quick):
+    """Two checks that wait for each other both pass when they are in different lanes."""
+    run = quick(MEET)
+    run.begin(["base", "near", "far"])
+
+    assert [run.finding(id).verdict for id in ("base", "near", "far")] == [PASSED] * 3
+    seen = run.exercise.checks["base"].function.__globals__["SEEN"]
+    assert seen["base"] is seen["near"] is not seen["far"]
+    run.close()
+    assert seen["near"].closed == seen["far"].closed == 1
+
+
+def test_a_lane_waits_for_what_it_builds_on(quick):
+    """What fails without a lane blocks the check in a lane, which then has no lab at all."""
+    run = quick(MEET.replace('SEEN["base"] = lab', "assert fact(False, NOTHING, NOTHING)"))
+    run.begin(["far"])
+
+    assert (run.finding("far").verdict, Idle.made) == (BLOCKED, 1)
+
+
+def test_a_lane_alone_needs_no_beginning(quick):
+    """A check in a lane that is simply asked for runs like any other."""
+    run = quick(one("pass").replace("@check", '@check(lane="far")'))
+
+    assert run.finding("it").verdict is PASSED
+
+
+def test_an_error_in_a_lane_goes_to_who_asks(quick, monkeypatch):
+    """What can't be graded at all reaches the caller also when a lane met it first."""
+
+    def refuse(*_):
+        raise BadSubmission("submission_missing", path="x")
+
+    monkeypatch.setattr(runner, "Lab", refuse)
+    run = quick(one("pass").replace("@check", '@check(lane="far")'))
+    run.begin(["it"])
+    with pytest.raises(BadSubmission):
+        run.finding("it")

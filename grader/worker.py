@@ -43,8 +43,8 @@ class Worker:
         options: tuple[str, ...] = (),
         extra: Mapping[str, str] | None = None,
     ) -> None:
-        arguments = [f"{speed:g}", "-A", f"{place.module}:app", "worker", *QUIET, "-l", "INFO", "-P", pool]
-        arguments += ["-c", str(concurrency), "-n", f"{name}@lab", *options]
+        arguments = [f"{speed:g}", "-A", f"{place.module}:app", "worker", *QUIET, "-l", "INFO"]
+        arguments += ["-P", pool, "-c", str(concurrency), "-n", f"{name}@lab", *options]
         arguments += ["-E"] if events else []
         self.started_at = time.monotonic()
         self.child: Child = place.start("worker", arguments, extra)

@@ -1,9 +1,8 @@
 """What holds a student's processes: bubblewrap where it works, else a session and resource limits.
 
-Inside bubblewrap the submission sees the interpreter, its libraries, its own copy and a private
-temporary folder; nothing of the repository, of other users or of the grader. It can write to its
-copy, and to memory-backed folders of a bounded size. The network is the machine's own: a broker and
-a web page are reached through ordinary loopback addresses.
+Inside bubblewrap the submission sees the interpreter, its libraries, its own copy and temporary
+folders in memory; nothing of the repository, of other users or of the grader. Its network is the
+cell's own (cell.py): loopback, and the ports of the lab. It is no root and can't make namespaces.
 """
 
 from __future__ import annotations
@@ -14,9 +13,12 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from grader.errors import LabFault
 
 INSIDE = Path(__file__).resolve().parent / "inside"
 MIB = 1024 * 1024
@@ -28,7 +30,6 @@ LIMITS = {
     "RLIMIT_FSIZE": 64 * MIB,
     "RLIMIT_NOFILE": 1024,
 }
-TMP_BYTES = 64 * MIB
 SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin")
 ETC = ("ld.so.cache", "hosts", "passwd", "group", "nsswitch.conf", "localtime", "ssl", "mime.types")
 UNSHARE = ("user", "pid", "ipc", "uts", "cgroup-try")
@@ -41,11 +42,7 @@ class Sandbox:
     kind: str
 
     def command(
-        self,
-        program: str,
-        arguments: Sequence[str],
-        folder: Path,
-        shared: Sequence[Path] = (),
+        self, program: str, arguments: Sequence[str], folder: Path, place: Path, hosts: Path
     ) -> list[str]:
         """Return the command that runs one of the programs of grader/inside in `folder`.
 
@@ -53,13 +50,14 @@ class Sandbox:
             program: "worker", "client" or "program".
             arguments: what follows the limits on its command line.
             folder: the submission's copy; writable, and the working directory.
-            shared: further folders that it may write.
+            place: the cell's file system in memory, which bubblewrap shows as that folder.
+            hosts: what it shows as /etc/hosts.
         """
         script = INSIDE / f"{program}.py"
         # -I takes no notice of PYTHONUNBUFFERED: what is printed before a SIGKILL would be lost.
         command = [sys.executable, "-I", "-u", str(script), json.dumps(LIMITS), *arguments]
         if self.kind == "bubblewrap":
-            return [*_bubblewrap(folder, shared), *command]
+            return [*_bubblewrap(folder, place, hosts), *command]
         # Temporary files go into the copy, because it is removed; processes are killed, not asked.
         return ["env", f"TMPDIR={folder}", *command]
 
@@ -71,31 +69,40 @@ def best() -> Sandbox:
 
 
 def _bubblewrap_works() -> bool:
-    if not shutil.which("bwrap"):
+    from grader.cell import Cell
+
+    if not (shutil.which("bwrap") and shutil.which("nsenter")):
         return False
-    command = [*_bubblewrap(INSIDE), sys.executable, "-I", "-S", "-c", "import json"]
-    try:
-        return subprocess.run(command, capture_output=True, timeout=20, env={}).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
+    with tempfile.TemporaryDirectory() as temp:
+        folder = Path(temp, "work")
+        folder.mkdir()
+        (folder / "try.py").write_text("import json")
+        try:
+            with Cell(Sandbox("bubblewrap"), folder, Path(temp, "ledger")) as cell:
+                command = cell.command("program", ["try.py"], folder)
+                return not subprocess.run(
+                    command, capture_output=True, timeout=20, env={}
+                ).returncode
+        except (LabFault, OSError, subprocess.TimeoutExpired):
+            return False
 
 
-def _bubblewrap(folder: Path, shared: Sequence[Path] = ()) -> list[str]:
+def _bubblewrap(folder: Path, place: Path, hosts: Path) -> list[str]:
     bwrap = shutil.which("bwrap") or "bwrap"
     command = [bwrap, "--die-with-parent", "--cap-drop", "ALL", "--uid", "1000", "--gid", "1000"]
     command += [f"--unshare-{name}" for name in UNSHARE]
+    command += ["--disable-userns"]
     for path in SYSTEM:
         command += _same(path)
     for name in ETC:
         command += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+    command += ["--ro-bind", str(hosts), "/etc/hosts"]
     command += ["--dev", "/dev", "--proc", "/proc"]
-    for path in ("/tmp", "/dev/shm"):
-        command += ["--size", str(TMP_BYTES), "--tmpfs", path]
+    for path, name in (("/tmp", "tmp"), ("/dev/shm", "shm")):
+        command += ["--bind", str(place / name), path]
     for path in (*_interpreter(), str(INSIDE)):
         command += ["--ro-bind", path, path]
-    for path in map(str, (folder, *shared)):
-        command += ["--bind", path, path]
-    command += ["--chdir", str(folder)]
+    command += ["--bind", str(place / "work"), str(folder), "--chdir", str(folder)]
     # Both lie in memory and have no size of their own.
     return [*command, "--remount-ro", "/dev", "--remount-ro", "/"]
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from grader.cgroup import Group
 from grader.errors import LabFault, SubmissionFault
 from grader.process import Child, spawn
 from grader.sandbox import Sandbox
@@ -39,10 +40,13 @@ class Cell:
         box: what holds each process.
         folder: the submission's copy.
         ledger: the run's list of processes; files of the cell are made beside it.
+        shared: further folders that the processes may write, and the grader reads (see `seen`).
     """
 
-    def __init__(self, box: Sandbox, folder: Path, ledger: Path) -> None:
-        self.box, self.kind, self.folder = box, box.kind, folder
+    def __init__(
+        self, box: Sandbox, folder: Path, ledger: Path, shared: Sequence[Path] = ()
+    ) -> None:
+        self.box, self.folders = box, (folder, *shared)
         self.place = ledger.parent / f"cell-{id(self):x}"
         self.hosts = self.place.with_suffix(".hosts")
         self._led: set[tuple[str, int]] = set()
@@ -50,7 +54,8 @@ class Cell:
         self._join: list[str] = []
         self._warden: Child | None = None
         self._pid = 0
-        if self.kind == "bubblewrap":
+        self._group = Group.open()
+        if box.kind == "bubblewrap":
             self._start(ledger)
 
     def _start(self, ledger: Path) -> None:
@@ -60,7 +65,7 @@ class Cell:
             self.hosts.write_text(HOSTS)
         except OSError as error:
             raise LabFault("no_cell", error=error) from error
-        options = [str(self.place), str(self.folder), str(DISK_BYTES), str(DISK_FILES)]
+        options = [str(self.place), str(DISK_BYTES), str(DISK_FILES), *map(str, self.folders)]
         self._warden = spawn(
             [sys.executable, "-I", "-S", str(WARDEN), *options],
             env={},
@@ -70,16 +75,17 @@ class Cell:
             stdout=True,
         )
 
-    def command(self, program: str, arguments: Sequence[str], folder: Path) -> list[str]:
+    def command(self, program: str, arguments: Sequence[str]) -> list[str]:
         """Return the command that runs a program of grader/inside here (see Sandbox.command).
 
         Raises:
             LabFault: the cell does not come up.
         """
-        command = self.box.command(program, arguments, folder, self.place, self.hosts)
+        command = self.box.command(program, arguments, self.folders, self.place, self.hosts)
         with self._lock:
             self._await()
-        return [*self._join, *command]
+        command = [*self._join, *command]
+        return self._group.entering(command) if self._group else command
 
     def lead(self, urls: Iterable[str]) -> None:
         """Let the processes reach what the URLs name, by just these URLs.
@@ -116,14 +122,13 @@ class Cell:
         """
         return self._ask(door=0) if self._warden else free_port()
 
-    @property
-    def seen(self) -> Path:
-        """Where the grader finds the folder as the submission's processes see it."""
-        if not self._warden:
-            return self.folder
+    def seen(self, folder: Path) -> Path:
+        """Return where the grader finds one of the folders as the submission's processes see it."""
+        if not self._warden or folder not in self.folders:
+            return folder
         with self._lock:
             self._await()
-        return Path(f"/proc/{self._pid}/root{self.place}/work")
+        return Path(f"/proc/{self._pid}/root{self.place}", str(self.folders.index(folder)))
 
     def _ask(self, **order: Any) -> int:
         with self._lock:
@@ -166,7 +171,18 @@ class Cell:
         return dict(json.loads(line))
 
     def close(self) -> None:
-        """End the warden: with it and the last process go the network and all that was written."""
+        """Prove that no process is left, then end the warden: network and disk go with it.
+
+        Raises:
+            LabFault: a process of the submission does not end.
+        """
+        try:
+            if self._group:
+                self._group.close()
+        finally:
+            self._end_warden()
+
+    def _end_warden(self) -> None:
         if self._warden:
             self._warden.end()
             if self._warden.process.stdout:

@@ -16,7 +16,6 @@ from grader.place import Place
 from grader.process import Child, wait_until
 from grader.publisher import Publisher
 from grader.stack.provider import Namespace
-from grader.stack.redis import free_port
 from grader.worker import Worker
 
 if TYPE_CHECKING:
@@ -114,7 +113,7 @@ class Crew:
 
     def free_port(self) -> int:
         """Return a loopback port for a program of the submission to listen on."""
-        return free_port()
+        return self.place.cell.door()
 
     def restart_worker(self, extra: Mapping[str, str] | None = None, **options: Any) -> Worker:
         """End the worker (SIGKILL) and start a new one in its place.

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from grader.cell import Cell
 from grader.crew import HAIL, Crew
 from grader.errors import LabFault, SubmissionFault
 from grader.events import Listener
@@ -88,15 +89,16 @@ class Lab(Crew):
         self.resources = Resources(self.exercise.environment, stack, stem.with_suffix(".data"))
         self._closers.callback(self.resources.close)
         self.http, self.redis = self.resources.http, self.resources.redis
-        self.data = self.resources.data
+        cell = Cell(box, folder, stack.home.ledger, self.resources.shared)
+        self._closers.callback(cell.close)
+        self.data = cell.seen(self.resources.data)
         self.space = stack.open(self.broker, "own_broker" in self.exercise.needs)
         self._closers.callback(self.space.close)
         self.place = Place(
-            box,
+            cell,
             folder,
             stack.home.ledger,
             self.exercise.module,
-            self.resources.shared,
             {**self.space.environment, **self.resources.environment},
         )
         # The worker first: everything waits for it.

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from grader.cell import Cell
 from grader.process import Child, spawn
-from grader.sandbox import Sandbox, environment
+from grader.sandbox import environment
 
 
 @dataclass
@@ -16,19 +17,17 @@ class Place:
     """A submission's surroundings.
 
     Attributes:
-        box: what holds its processes.
+        cell: what holds its processes.
         folder: its copy: writable, the working directory.
         ledger: the file that notes each process, so that a later run can sweep it.
         module: the module that holds the object `app`.
-        shared: further folders that it and the grader both read and write.
         environment: what every process finds in its environment, the system's own apart.
     """
 
-    box: Sandbox
+    cell: Cell
     folder: Path
     ledger: Path
     module: str
-    shared: tuple[Path, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
 
     def start(
@@ -46,9 +45,11 @@ class Place:
             extra: variables for its environment beside the usual ones.
             streams: see `process.spawn`.
         """
+        variables = {**self.environment, **(extra or {})}
+        self.cell.lead(variables.values())
         return spawn(
-            self.box.command(program, arguments, self.folder, self.shared),
-            env=environment(self.folder, {**self.environment, **(extra or {})}),
+            self.cell.command(program, arguments),
+            env=environment(self.folder, variables),
             cwd=self.folder,
             ledger=self.ledger,
             **streams,

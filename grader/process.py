@@ -111,22 +111,38 @@ class Child:
                 os.killpg(self.pid, number)
 
     def end(self, within: float = 5.0) -> None:
-        """Kill the process and all it started; return when the process is gone.
+        """Kill the process and all it started; return when all of it is gone, or after `within`.
 
         Found are its descendants and the processes of its session. A daemon (a process that has
-        left the session and lost its parent) is not: bubblewrap ends it with the sandbox, and
-        where there is none it is found at the end of the run (home.py).
+        left the session and lost its parent) is one of them as well: in bubblewrap the kernel ends
+        it before the sandbox's first process is gone, elsewhere it falls to the guard on top.
         """
-        kill([*self.family, *self._session])
-        self.signal(signal.SIGKILL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(within)
+        with contextlib.suppress(TimeoutError):
+            wait_until(self._ended, within, TimeoutError)
         # Standard output is closed by who reads it: to close it here would wait for a reader that
         # waits for a daemon.
         if self.process.stdin:
             with contextlib.suppress(OSError):
                 self.process.stdin.close()
         self.output.finish()
+
+    def _ended(self) -> bool:
+        """Kill what lives, the process itself last: it may be what keeps the others findable."""
+        others = [p for p in (*self.family[1:], *self._session) if lives(p)]
+        kill(others)
+        if others:
+            return False
+        self.signal(signal.SIGKILL)
+        return not self.alive
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether a process is there and can still do something."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        return process.is_running() and process.status() not in ("zombie", "dead")
+    return False
 
 
 def session(leader: int) -> list[psutil.Process]:

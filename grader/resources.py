@@ -65,8 +65,6 @@ class Resources:
             self._closers.callback(server.close)
         else:
             self.data.mkdir()
-            # Inside the sandbox another user may write here.
-            self.data.chmod(0o777)
             self._closers.callback(remove, self.data)
 
     @property

@@ -30,6 +30,11 @@ LIMITS = {
     "RLIMIT_FSIZE": 64 * MIB,
     "RLIMIT_NOFILE": 1024,
 }
+# In a user namespace they are counted apart (Linux 5.14); outside it is the user who is counted.
+# For root the kernel counts nothing: there a control group does (cgroup.py).
+MOST_PROCESSES = 256
+# What stands above a program of the submission in the tree of processes.
+WRAPPERS = ("sh", "nsenter", "bwrap", "env", "lab-guard")
 SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin")
 ETC = ("ld.so.cache", "hosts", "passwd", "group", "nsswitch.conf", "localtime", "ssl", "mime.types")
 UNSHARE = ("user", "pid", "ipc", "uts", "cgroup-try")
@@ -42,24 +47,31 @@ class Sandbox:
     kind: str
 
     def command(
-        self, program: str, arguments: Sequence[str], folder: Path, place: Path, hosts: Path
+        self,
+        program: str,
+        arguments: Sequence[str],
+        folders: Sequence[Path],
+        place: Path,
+        hosts: Path,
     ) -> list[str]:
-        """Return the command that runs one of the programs of grader/inside in `folder`.
+        """Return the command that runs one of the programs of grader/inside.
 
         Args:
             program: "worker", "client" or "program".
             arguments: what follows the limits on its command line.
-            folder: the submission's copy; writable, and the working directory.
-            place: the cell's file system in memory, which bubblewrap shows as that folder.
+            folders: the submission's copy, which is the working directory, and others; writable.
+            place: the cell's file system in memory, parts of which bubblewrap shows as folders.
             hosts: what it shows as /etc/hosts.
         """
         script = INSIDE / f"{program}.py"
         # -I takes no notice of PYTHONUNBUFFERED: what is printed before a SIGKILL would be lost.
-        command = [sys.executable, "-I", "-u", str(script), json.dumps(LIMITS), *arguments]
+        python = [sys.executable, "-I", "-u", str(script)]
         if self.kind == "bubblewrap":
-            return [*_bubblewrap(folder, place, hosts), *command]
+            limits = json.dumps({**LIMITS, "RLIMIT_NPROC": MOST_PROCESSES})
+            return [*_bubblewrap(folders, place, hosts), *python, limits, *arguments]
+        command = [*python, json.dumps({**LIMITS, "guard": True}), *arguments]
         # Temporary files go into the copy, because it is removed; processes are killed, not asked.
-        return ["env", f"TMPDIR={folder}", *command]
+        return ["env", f"TMPDIR={folders[0]}", *command]
 
 
 @functools.cache
@@ -79,7 +91,7 @@ def _bubblewrap_works() -> bool:
         (folder / "try.py").write_text("import json")
         try:
             with Cell(Sandbox("bubblewrap"), folder, Path(temp, "ledger")) as cell:
-                command = cell.command("program", ["try.py"], folder)
+                command = cell.command("program", ["try.py"])
                 return not subprocess.run(
                     command, capture_output=True, timeout=20, env={}
                 ).returncode
@@ -87,7 +99,7 @@ def _bubblewrap_works() -> bool:
             return False
 
 
-def _bubblewrap(folder: Path, place: Path, hosts: Path) -> list[str]:
+def _bubblewrap(folders: Sequence[Path], place: Path, hosts: Path) -> list[str]:
     bwrap = shutil.which("bwrap") or "bwrap"
     command = [bwrap, "--die-with-parent", "--cap-drop", "ALL", "--uid", "1000", "--gid", "1000"]
     command += [f"--unshare-{name}" for name in UNSHARE]
@@ -102,7 +114,9 @@ def _bubblewrap(folder: Path, place: Path, hosts: Path) -> list[str]:
         command += ["--bind", str(place / name), path]
     for path in (*_interpreter(), str(INSIDE)):
         command += ["--ro-bind", path, path]
-    command += ["--bind", str(place / "work"), str(folder), "--chdir", str(folder)]
+    for number, folder in enumerate(folders):
+        command += ["--bind", str(place / str(number)), str(folder)]
+    command += ["--chdir", str(folders[0])]
     # Both lie in memory and have no size of their own.
     return [*command, "--remount-ro", "/dev", "--remount-ro", "/"]
 

@@ -1,10 +1,10 @@
 """The process between one lab's sandbox and the machine: a network, a disk of memory, a relay.
 
-usage: python -I -S warden.py PLACE FOLDER BYTES FILES
+usage: python -I -S warden.py PLACE BYTES FILES FOLDER...
 
 It makes a user, a mount and a network namespace of its own, without root. In the mount namespace
-PLACE is a file system in memory, bounded in bytes and files, that holds a copy of FOLDER (work) and
-two empty folders (tmp, shm); in the network namespace there is loopback and nothing else. Each
+PLACE is a file system in memory, bounded in bytes and files, that holds a copy of each FOLDER (0, 1
+and so on) and two empty folders (tmp, shm); in the network namespace there is loopback and nothing else. Each
 process of the submission is started by bubblewrap in both. What crosses between the two networks
 crosses here, and only to ports that the grader named: one thread stays in the sandbox's network and
 makes its sockets, the main thread makes those in the machine's network and moves the bytes. (A
@@ -78,14 +78,15 @@ def enter_own_namespace() -> None:
             file.write(line)
 
 
-def mount_memory(place: str, folder: str, size: str, files: str) -> None:
-    """Lay a file system in memory over `place`, with a copy of `folder` in it."""
+def mount_memory(place: str, size: str, files: str, *folders: str) -> None:
+    """Lay a file system in memory over `place`, with copies of the folders in it."""
     must(libc.mount(b"none", b"/", None, PRIVATE, None))
     options = f"mode=0700,size={size},nr_inodes={files}".encode()
     must(libc.mount(b"tmpfs", os.fsencode(place), b"tmpfs", NO_SUID | NO_DEVICES, options))
-    for name in ("work", "tmp", "shm"):
+    for name in ("tmp", "shm", *map(str, range(len(folders)))):
         os.mkdir(os.path.join(place, name))
-    copy(folder, os.path.join(place, "work"))
+    for number, folder in enumerate(folders):
+        copy(folder, os.path.join(place, str(number)))
 
 
 def copy(source: str, target: str) -> None:

@@ -12,6 +12,7 @@ import psutil
 from grader.errors import SubmissionFault, WorkerDied
 from grader.place import Place
 from grader.process import Child
+from grader.sandbox import WRAPPERS
 
 # Gossip, mingle and heartbeats cost a second at start and tell the grader nothing.
 QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat")
@@ -61,14 +62,14 @@ class Worker:
 
     @property
     def main(self) -> psutil.Process:
-        """The worker's main process; bubblewrap stands above it where it is in force.
+        """The worker's main process; what holds it stands above it in the tree.
 
         Raises:
             WorkerDied: there is none any more.
         """
         for process in self.child.family:
             with contextlib.suppress(psutil.Error):
-                if process.name() != "bwrap":
+                if process.name() not in WRAPPERS:
                     return process
         raise self.death()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import itertools
 import json
 import shutil
 import sys
@@ -49,6 +50,7 @@ class Cell:
         self.box, self.folders = box, (folder, *shared)
         self.place = ledger.parent / f"cell-{id(self):x}"
         self.hosts = self.place.with_suffix(".hosts")
+        self._numbers = itertools.count(1)
         self._led: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
         self._join: list[str] = []
@@ -81,9 +83,13 @@ class Cell:
         Raises:
             LabFault: the cell does not come up.
         """
-        command = self.box.command(program, arguments, self.folders, self.place, self.hosts)
-        with self._lock:
-            self._await()
+        own = f"process-{next(self._numbers)}"
+        if self._warden:
+            for name in ("tmp", "shm"):
+                (self._root() / own / name).mkdir(parents=True)
+        command = self.box.command(
+            program, arguments, self.folders, self.place, self.place / own, self.hosts
+        )
         command = [*self._join, *command]
         return self._group.entering(command) if self._group else command
 
@@ -126,9 +132,13 @@ class Cell:
         """Return where the grader finds one of the folders as the submission's processes see it."""
         if not self._warden or folder not in self.folders:
             return folder
+        return self._root() / str(self.folders.index(folder))
+
+    def _root(self) -> Path:
+        """Return where the grader finds the file system in memory."""
         with self._lock:
             self._await()
-        return Path(f"/proc/{self._pid}/root{self.place}", str(self.folders.index(folder)))
+        return Path(f"/proc/{self._pid}/root{self.place}")
 
     def _ask(self, **order: Any) -> int:
         with self._lock:

@@ -52,6 +52,7 @@ class Sandbox:
         arguments: Sequence[str],
         folders: Sequence[Path],
         place: Path,
+        private: Path,
         hosts: Path,
     ) -> list[str]:
         """Return the command that runs one of the programs of grader/inside.
@@ -60,7 +61,9 @@ class Sandbox:
             program: "worker", "client" or "program".
             arguments: what follows the limits on its command line.
             folders: the submission's copy, which is the working directory, and others; writable.
-            place: the cell's file system in memory, parts of which bubblewrap shows as folders.
+            place: the cell's file system in memory; parts of it are shown as the folders.
+            private: the process's own part of it, for /tmp and /dev/shm. It is new: where others
+                could have left links, bubblewrap would follow them when it makes mount points.
             hosts: what it shows as /etc/hosts.
         """
         script = INSIDE / f"{program}.py"
@@ -68,7 +71,7 @@ class Sandbox:
         python = [sys.executable, "-I", "-u", str(script)]
         if self.kind == "bubblewrap":
             limits = json.dumps({**LIMITS, "RLIMIT_NPROC": MOST_PROCESSES})
-            return [*_bubblewrap(folders, place, hosts), *python, limits, *arguments]
+            return [*_bubblewrap(folders, place, private, hosts), *python, limits, *arguments]
         command = [*python, json.dumps({**LIMITS, "guard": True}), *arguments]
         # Temporary files go into the copy, because it is removed; processes are killed, not asked.
         return ["env", f"TMPDIR={folders[0]}", *command]
@@ -99,7 +102,7 @@ def _bubblewrap_works() -> bool:
             return False
 
 
-def _bubblewrap(folders: Sequence[Path], place: Path, hosts: Path) -> list[str]:
+def _bubblewrap(folders: Sequence[Path], place: Path, private: Path, hosts: Path) -> list[str]:
     bwrap = shutil.which("bwrap") or "bwrap"
     command = [bwrap, "--die-with-parent", "--cap-drop", "ALL", "--uid", "1000", "--gid", "1000"]
     command += [f"--unshare-{name}" for name in UNSHARE]
@@ -111,7 +114,7 @@ def _bubblewrap(folders: Sequence[Path], place: Path, hosts: Path) -> list[str]:
     command += ["--ro-bind", str(hosts), "/etc/hosts"]
     command += ["--dev", "/dev", "--proc", "/proc"]
     for path, name in (("/tmp", "tmp"), ("/dev/shm", "shm")):
-        command += ["--bind", str(place / name), path]
+        command += ["--bind", str(private / name), path]
     for path in (*_interpreter(), str(INSIDE)):
         command += ["--ro-bind", path, path]
     for number, folder in enumerate(folders):

@@ -4,11 +4,11 @@ usage: python -I -S warden.py PLACE BYTES FILES FOLDER...
 
 It makes a user, a mount and a network namespace of its own, without root. In the mount namespace
 PLACE is a file system in memory, bounded in bytes and files, that holds a copy of each FOLDER (0, 1
-and so on) and two empty folders (tmp, shm); in the network namespace there is loopback and nothing else. Each
-process of the submission is started by bubblewrap in both. What crosses between the two networks
-crosses here, and only to ports that the grader named: one thread stays in the sandbox's network and
-makes its sockets, the main thread makes those in the machine's network and moves the bytes. (A
-socket belongs to the network that it was made in, whoever uses it later.)
+and so on); in the network namespace there is loopback and nothing else. bubblewrap starts each
+process of the submission in both. What crosses between the two
+networks crosses here, and only to ports that the grader named: one thread stays in the sandbox's
+network and makes its sockets, the main thread makes those in the machine's network and moves the
+bytes. (A socket belongs to the network that it was made in, whoever uses it later.)
 
 One JSON object a line comes in on standard input, one goes out; when the input ends, so does this.
 
@@ -83,9 +83,8 @@ def mount_memory(place: str, size: str, files: str, *folders: str) -> None:
     must(libc.mount(b"none", b"/", None, PRIVATE, None))
     options = f"mode=0700,size={size},nr_inodes={files}".encode()
     must(libc.mount(b"tmpfs", os.fsencode(place), b"tmpfs", NO_SUID | NO_DEVICES, options))
-    for name in ("tmp", "shm", *map(str, range(len(folders)))):
-        os.mkdir(os.path.join(place, name))
     for number, folder in enumerate(folders):
+        os.mkdir(os.path.join(place, str(number)))
         copy(folder, os.path.join(place, str(number)))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +14,10 @@ import psutil
 import pytest
 
 from grader import sandbox
+from grader.cell import DISK_BYTES, Cell
 from grader.exercise import ROOT
 from grader.process import spawn, wait_until
-from grader.sandbox import LIMITS, TMP_BYTES, Sandbox, best, environment
+from grader.sandbox import LIMITS, Sandbox, best, environment
 
 SECRET = "a-secret-of-the-grader"
 needs_bubblewrap = pytest.mark.skipif(
@@ -40,16 +43,30 @@ def work(tmp_path):
 
 
 @pytest.fixture
-def start(work, tmp_path, monkeypatch):
+def cells(work, tmp_path):
+    """Return a function that makes a cell of that kind around the submission."""
+    with contextlib.ExitStack() as stack:
+
+        def make(kind="bubblewrap", **options):
+            return stack.enter_context(
+                Cell(Sandbox(kind), work, tmp_path / "run" / "ledger", **options)
+            )
+
+        yield make
+
+
+@pytest.fixture
+def start(work, tmp_path, monkeypatch, cells):
     """Write a script into the submission and start it in a sandbox of that kind."""
     monkeypatch.setenv("LAB_SECRET", SECRET)
     started = []
 
-    def starting(script, kind="limits", **extra):
-        (work / "script.py").write_text(script)
-        command = Sandbox(kind).command("program", ["script.py", "--port", "1"], work)
+    def starting(script, kind="limits", cell=None, **extra):
+        cell = cell or cells(kind)
+        (cell.seen(work) / "script.py").write_text(script)
+        command = cell.command("program", ["script.py", "--port", "1"])
         env = environment(work, extra)
-        child = spawn(command, env=env, cwd=work, ledger=tmp_path / "ledger")
+        child = spawn(command, env=env, cwd=work, ledger=tmp_path / "run" / "ledger")
         started.append(child)
         return child
 
@@ -62,8 +79,8 @@ def start(work, tmp_path, monkeypatch):
 def run(start):
     """Run a script to its end and return what it printed, read as JSON."""
 
-    def running(script, kind="bubblewrap", **extra):
-        child = start(script, kind, **extra)
+    def running(script, kind="bubblewrap", **options):
+        child = start(script, kind, **options)
         child.process.wait(30)
         text = child.output.finish()
         assert child.exit_code == 0, text
@@ -154,20 +171,13 @@ def test_the_environment_is_the_labs(run, kind, work):
 
 WRITE = """
 import json, os
-def write(path, size=1):
+def write(path):
     try:
         with open(path, "wb") as file:
-            for _ in range(size // 65536 + 1):
-                file.write(b"x" * min(size, 65536))
+            file.write(b"x")
         return True
     except OSError as error:
         return error.errno
-    finally:
-        if path.startswith(("/tmp", "/dev/shm")) and size > 1:
-            try:
-                os.unlink(path)
-            except OSError:
-                pass
 def room(path):
     found = os.statvfs(path)
     return found.f_blocks * found.f_frsize
@@ -175,7 +185,6 @@ places = json.loads(os.environ["PLACES"])
 print(json.dumps({
     "written": {place: write(place + "/probe.txt") for place in places},
     "room": {place: room(place) for place in ("/tmp", "/dev/shm")},
-    "flood": {place: write(place + "/flood", 80 * 2**20) for place in ("/tmp", "/dev/shm")},
 }))
 """
 
@@ -191,20 +200,44 @@ def test_only_its_copy_can_be_written(run, work, tmp_path):
 
     assert {place: seen["written"][place] for place in own} == dict.fromkeys(own, True)
     assert not [place for place in probes if seen["written"][place] is True]
-    assert seen["room"] == {"/tmp": TMP_BYTES, "/dev/shm": TMP_BYTES}
-    assert not [place for place, done in seen["flood"].items() if done is True]
-    assert (work / "probe.txt").exists()
-    assert not any(Path(place, "probe.txt").exists() for place in (*probes, "/tmp", "/dev/shm"))
+    assert seen["room"] == {"/tmp": DISK_BYTES, "/dev/shm": DISK_BYTES}
+    assert not any(Path(place, "probe.txt").exists() for place in (*probes, *own))
 
 
 @needs_bubblewrap
-def test_two_sandboxes_share_no_temporary_folder(run, tmp_path):
-    """What one process leaves in /tmp no other one finds."""
+def test_processes_share_no_temporary_folder(run, cells):
+    """What one process leaves in /tmp no other one finds, nor a link that would lead it astray."""
     leave = "open('/tmp/note', 'w').write('x')\nprint('[]')"
     look = "import json, os\nprint(json.dumps(os.listdir('/tmp')))"
-    run(leave)
+    cell = cells()
+    run(leave, cell=cell)
 
-    assert "note" not in run(look)
+    assert "note" not in run(look, cell=cell)
+
+
+@needs_bubblewrap
+def test_the_disk_is_bounded(run, work):
+    """Whoever writes without end, in bytes or in files, meets the end of the lab's own disk."""
+    script = """
+import errno, json, os
+said = []
+for name, size in (("big", 16 * 2**20), ("small", 0)):
+    try:
+        for number in range(40_000):
+            folder = (".", "/tmp", "/dev/shm")[number % 3]
+            with open(f"{folder}/{name}{number}", "wb") as file:
+                file.write(b"x" * size)
+    except OSError as error:
+        said.append(errno.errorcode[error.errno])
+        for folder in (".", "/tmp", "/dev/shm"):
+            for entry in os.scandir(folder):
+                if entry.name.startswith(name):
+                    os.unlink(entry.path)
+print(json.dumps(said))
+"""
+    free = shutil.disk_usage(work).free
+    assert run(script) == ["ENOSPC", "ENOSPC"]
+    assert free - shutil.disk_usage(work).free < DISK_BYTES / 2, "it went to the real disk"
 
 
 def test_temporary_files_go_with_the_copy(run, work):
@@ -261,12 +294,12 @@ print(json.dumps(said))
     assert run(script, kind) == ["memory", "size", "files"]
 
 
-def test_a_lower_limit_of_the_system_stays(start, work, tmp_path):
+def test_a_lower_limit_of_the_system_stays(cells, work):
     """Where the machine allows less than the lab's limits, the submission starts all the same."""
     import resource
 
     (work / "script.py").write_text(ASK.replace("sys.argv[1:]", "['RLIMIT_NOFILE']"))
-    command = Sandbox("limits").command("program", ["script.py"], work)
+    command = cells("limits").command("program", ["script.py"])
 
     def lower():
         resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
@@ -358,9 +391,11 @@ def test_everything_ends_with_the_grader(work, tmp_path, kind):
 import signal, sys
 from pathlib import Path
 from grader.process import spawn, wait_until
+from grader.cell import Cell
 from grader.sandbox import Sandbox, environment
 work = Path({str(work)!r})
-child = spawn(Sandbox({kind!r}).command("program", ["script.py"], work),
+cell = Cell(Sandbox({kind!r}), work, work.parent / "ledger")
+child = spawn(cell.command("program", ["script.py"]),
               env=environment(work, {{}}), cwd=work, ledger=work.parent / "ledger")
 wait_until(lambda: "born" in child.output.text, 20, AssertionError)
 print("ready", flush=True)

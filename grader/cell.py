@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from grader.cgroup import Group
 from grader.errors import LabFault, SubmissionFault
+from grader.home import remove
 from grader.process import Child, spawn
 from grader.sandbox import Sandbox
 from grader.stack.redis import free_port
@@ -133,6 +134,16 @@ class Cell:
         if not self._warden or folder not in self.folders:
             return folder
         return self._root() / str(self.folders.index(folder))
+
+    def show(self, folder: Path) -> None:
+        """Have a shared folder's own path lead the grader to what the processes see there.
+
+        Then one path is right on both sides. The folder is still empty, or holds what was copied.
+        """
+        if self._warden and folder in self.folders:
+            seen = self.seen(folder)
+            remove(folder)
+            folder.symlink_to(seen)
 
     def _root(self) -> Path:
         """Return where the grader finds the file system in memory."""

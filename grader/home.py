@@ -203,7 +203,10 @@ def daemons(folder: Path) -> Iterator[psutil.Process]:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder of ours, whatever a submission made of it."""
+    """Remove a folder of ours, whatever a submission made of it; of a link, the link alone."""
+    if folder.is_symlink():
+        folder.unlink(missing_ok=True)
+        return
     for _ in range(20):  # a dying process may still be writing
         with contextlib.suppress(RecursionError):
             shutil.rmtree(folder, ignore_errors=True)

@@ -91,7 +91,8 @@ class Lab(Crew):
         self.http, self.redis = self.resources.http, self.resources.redis
         cell = Cell(box, folder, stack.home.ledger, self.resources.shared)
         self._closers.callback(cell.close)
-        self.data = cell.seen(self.resources.data)
+        self.data = self.resources.data
+        cell.show(self.data)
         self.space = stack.open(self.broker, "own_broker" in self.exercise.needs)
         self._closers.callback(self.space.close)
         self.place = Place(

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from grader.cgroup import Group
 from grader.errors import LabFault, SubmissionFault
-from grader.home import remove
+from grader.home import NO_SPACE, remove
 from grader.process import Child, spawn
 from grader.sandbox import Sandbox
 from grader.stack.redis import free_port
@@ -87,12 +87,20 @@ class Cell:
         own = f"process-{next(self._numbers)}"
         if self._warden:
             for name in ("tmp", "shm"):
-                (self._root() / own / name).mkdir(parents=True)
+                self._make(self._root() / own / name)
         command = self.box.command(
             program, arguments, self.folders, self.place, self.place / own, self.hosts
         )
         command = [*self._join, *command]
         return self._group.entering(command) if self._group else command
+
+    def _make(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True)
+        except OSError as error:
+            if error.errno in NO_SPACE:
+                raise SubmissionFault("disk_filled", disk=DISK_BYTES // 2**20) from error
+            raise LabFault("no_cell", error=error) from error
 
     def lead(self, urls: Iterable[str]) -> None:
         """Let the processes reach what the URLs name, by just these URLs.

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from grader.exercise import Exercise
+from grader.isolation import demand
 from grader.runner import grade
+from grader.sandbox import best
 from grader.session import choose_brokers, draw_seed, session
 from grader.stack.provider import Stack
 from grader.submission import Submission
@@ -37,6 +39,8 @@ def grade_all(
     seed: int | None,
     lang: str,
     tell: Tell,
+    strict: bool = False,
+    unsafe: bool = False,
 ) -> list[Result]:
     """Grade every order and return the results in the same sequence.
 
@@ -46,11 +50,16 @@ def grade_all(
         required: brokers whose absence is an error.
         seed: of all drawn inputs; a new one is drawn for None.
         tell: gets a line for each criterion as it becomes known.
+        strict: refuse where this machine can't hold strangers' work.
+        unsafe: don't refuse even so.
 
     Raises:
+        LabFault: strict, and this machine can't hold strangers' work.
         UsageError: an order that can't be carried out; nothing is graded then.
         NoBroker: a required broker is missing.
     """
+    if strict:
+        demand(best(), unsafe)
     submissions = [Submission.at(order.path) for order in orders]
     drawn = draw_seed() if seed is None else seed
     with session(stack) as live, ThreadPoolExecutor(AT_ONCE) as pool:

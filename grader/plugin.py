@@ -39,6 +39,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--lang", choices=["en", "zh"], default=None, help="language of the score card")
     group.addoption("--seed", type=int, default=None, help="repeat a run's inputs")
     group.addoption("--stack", choices=PROVIDERS, help="provider of the brokers")
+    # `lab grade` calls it --strict; pytest has another option of that name.
+    group.addoption(
+        "--lab-strict",
+        action="store_true",
+        help="refuse where this machine can't hold strangers' work",
+    )
+    group.addoption(
+        "--unsafe", action="store_true", help="with --lab-strict: grade all the same, and say so"
+    )
     group.addoption(
         "--require", action="append", default=[], help="fail where this broker is missing"
     )
@@ -77,8 +86,12 @@ class Findings:
         return self.runs[exercise.id, broker]
 
     def _prepare(self, exercise: Exercise) -> None:
+        from grader.isolation import demand
+        from grader.sandbox import best
         from grader.session import choose_brokers, draw_seed, session
 
+        if self.config.getoption("--lab-strict"):
+            demand(best(), self.config.getoption("--unsafe"))
         if self._stack is None:
             self._stack = self._open.enter_context(session(self.config.getoption("--stack") or ""))
             self._seed = draw_seed() if self._seed is None else self._seed

@@ -23,6 +23,7 @@ from grader.check import Check, Hint
 from grader.errors import LabFault, SubmissionFault, UsageError
 from grader.exercise import ROOT, Exercise
 from grader.expect import last_difference
+from grader.isolation import described, isolated
 from grader.lab import Lab
 from grader.sandbox import Sandbox, best
 from grader.stack.provider import Stack
@@ -284,7 +285,8 @@ def result_of(runs: Sequence[Run], findings: Sequence[Finding], seconds: float) 
         tuple(run.broker for run in runs),
         runs[0].seed,
         tuple(findings),
-        isolation=runs[0].box.kind,
+        isolation=described(runs[0].box),
+        unsafe=not isolated(runs[0].box),
         note=broken[-1] if broken else NOTHING,
         seconds=round(seconds, 3),
     )

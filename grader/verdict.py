@@ -55,7 +55,8 @@ class Result:
     """One submission graded against one exercise.
 
     `brokers_not_run` names brokers that the exercise asks for and the machine lacks; `isolation`
-    says what held the student's processes; `note` explains an ungradable submission.
+    says what held the student's processes, `unsafe` that this was too little for marks; `note`
+    explains an ungradable submission.
     """
 
     exercise: str
@@ -64,7 +65,8 @@ class Result:
     seed: int
     findings: tuple[Finding, ...]
     brokers_not_run: tuple[str, ...] = ()
-    isolation: str = ""
+    isolation: Text = NOTHING
+    unsafe: bool = False
     note: Text = NOTHING
     seconds: float = 0.0
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))

@@ -18,8 +18,8 @@ TESTS = sorted([*(ROOT / "tests").glob("*.py"), *(ROOT / "tests" / "benchmarks")
 LAYERS = (
     "errors words",
     "check exercise history expect verdict",
-    "process home place worker client publisher events tap clock faults sandbox cell warden cgroup "
-    "submission services stack resources",
+    "process home place worker client publisher events tap clock faults "
+    "sandbox cell warden cgroup isolation submission services stack resources",
     "crew lab runner session grading",
     "report rubric documents verify doctor",
     "cli plugin",

@@ -63,7 +63,7 @@ def result(*findings: Finding, **more: Any) -> Result:
         "submission": "work/ana",
         "brokers": tuple(dict.fromkeys(f.broker for f in findings)),
         "seed": 42,
-        "isolation": "bubblewrap",
+        "isolation": Text.plain("bubblewrap"),
         "started_at": START,
         "seconds": 1.5,
     }

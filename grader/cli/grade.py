@@ -50,6 +50,8 @@ def grade_command(what: tuple[str, ...], **options: Any) -> None:
         seed=options["seed"],
         lang=lang,
         tell=_teller(quiet),
+        strict=options["strict"],
+        unsafe=options["unsafe"],
     )
     _write(results, options["form"], lang, out, many=len(what) > 1 or _is_folder(what[0]))
     sys.exit(max(result.exit_status for result in results))

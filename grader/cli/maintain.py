@@ -40,9 +40,13 @@ def test_command(require: tuple[str, ...], arguments: tuple[str, ...]) -> None:
 def verify_command(ids: tuple[str, ...], full: bool, **options: Any) -> None:
     """Prove that starters fail, solutions shine, and every wrong answer fails as it says."""
     from grader.documents import problems
+    from grader.isolation import demand
+    from grader.sandbox import best
     from grader.session import draw_seed, session
     from grader.verify import verify
 
+    if options["strict"]:
+        demand(best(), options["unsafe"])
     began, failed, faults = time.monotonic(), 0, 0
     seed = draw_seed() if options["seed"] is None else options["seed"]
     for problem in problems():

@@ -33,6 +33,16 @@ def grading(function: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Choice(["rabbitmq"]),
             help="Fail instead of leaving out what this machine lacks.",
         ),
+        click.option(
+            "--strict",
+            is_flag=True,
+            help="Grade for marks: refuse where this machine can't hold strangers' work.",
+        ),
+        click.option(
+            "--unsafe",
+            is_flag=True,
+            help="With --strict: grade all the same; the results say so.",
+        ),
         click.option("--seed", type=int, default=None, help="Repeat a run's inputs."),
         click.option(
             "--lang",

@@ -183,7 +183,7 @@ def _footer(document: Document, style: Style) -> list[str]:
             *_scores(document, style),
             *lines,
             Line(style.say("seed"), style.say("repeat", seed=seed), False),
-            Line(style.say("isolation"), document["isolation"], False),
+            *_isolation(document, style),
             Line(style.say("time"), style.say("seconds", seconds=seconds), False),
         ]
     return _labelled([line for line in lines if line.text], style, 0)
@@ -199,6 +199,12 @@ def _scores(document: Document, style: Style) -> Iterator[Line]:
         yield Line(style.say("not_graded"), style.say("nothing_tried"), False)
     if missing := undecided(document["criteria"]):
         yield Line(style.say("open"), style.say("open_why", points=missing), False)
+
+
+def _isolation(document: Document, style: Style) -> Iterator[Line]:
+    yield Line(style.say("isolation"), document["isolation"], False)
+    if document["unsafe"]:
+        yield Line(style.say("isolation"), style.say("unsafe"), False, "failed")
 
 
 def _not_run(broker: str, style: Style) -> Line:

@@ -79,7 +79,8 @@ def document(result: Result, lang: str) -> Document:
             timespec="milliseconds"
         ),
         "seconds": round(result.seconds, 3),
-        "isolation": one_line(result.isolation),
+        "isolation": one_line(result.isolation.render(lang)),
+        "unsafe": result.unsafe,
         "note": _words(result.note, lang),
     }
 

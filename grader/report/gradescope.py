@@ -48,6 +48,8 @@ def _output(document: Document, style: Style) -> Iterator[str]:
     if document["max_bonus"]:
         total += f", {style.say('bonus')} {score(document, True, style)}"
     yield f"{document['exercise']}: {document['note'] or total}"
+    if document["unsafe"]:
+        yield style.say("unsafe")
     if missing := undecided(document["criteria"]):
         yield style.say("open_why", points=missing)
     for broker in document["brokers_not_run"]:
@@ -56,7 +58,7 @@ def _output(document: Document, style: Style) -> Iterator[str]:
 
 def _extra(document: Document) -> dict[str, Any]:
     keys = ("exercise", "status", "score", "max_score", "bonus", "max_bonus", "broker")
-    more = ("brokers_not_run", "seed", "started_at", "isolation", "note")
+    more = ("brokers_not_run", "seed", "started_at", "isolation", "unsafe", "note")
     return {key: document[key] for key in keys + more}
 
 

@@ -61,6 +61,7 @@ def _start(document: Document, name: str) -> ET.Element:
     properties = ET.SubElement(suite, "properties")
     for key in ("submission", "score", "max_score", "bonus", "max_bonus", "seed", "isolation"):
         ET.SubElement(properties, "property", name=key, value=str(document[key]))
+    ET.SubElement(properties, "property", name="unsafe", value=str(document["unsafe"]).lower())
     missing = ", ".join(document["brokers_not_run"])
     ET.SubElement(properties, "property", name="brokers_not_run", value=missing)
     return suite

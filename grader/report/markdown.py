@@ -90,6 +90,8 @@ def _facts(document: Document, style: Style) -> Iterator[str]:
         Line(style.say("seed"), str(document["seed"]), False),
         Line(style.say("isolation"), document["isolation"], False),
     ]
+    if document["unsafe"]:
+        lines.append(Line(style.say("isolation"), style.say("unsafe"), False))
     if document["max_bonus"]:
         lines.insert(0, Line(style.say("bonus"), score(document, True, style), False))
     if missing := undecided(document["criteria"]):

@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 LAB = str(Path(sys.executable).parent / "lab")
 FLOOR = [sys.executable, str(Path(__file__).with_name("floor.py"))]
+ISOLATION = [sys.executable, str(Path(__file__).with_name("isolation.py"))]
 COLLECT = [sys.executable, "-m", "pytest", "exercises/1_2", "--collect-only", "-q"]
 
 
@@ -41,6 +42,11 @@ def run(command: list[str]) -> tuple[float, float]:
     return seconds, usage.ru_maxrss / 1024
 
 
+def output(command: list[str]) -> str:
+    """Run a command and return what it printed."""
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+
 def main() -> None:
     """Print every figure with its limit."""
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 5
@@ -50,6 +56,8 @@ def main() -> None:
     print(f"floor                                {floor:.2f} s")
     print(f"1_2 core on Redis                    {ratio:.2f} x the floor (limit 2.0)")
     print(f"grader's own memory                  {max(p[2] for p in pairs):.0f} MiB (limit 120)")
+    added = statistics.median(float(output(ISOLATION)) for _ in range(runs))
+    print(f"isolation of one lab                 {added:+.3f} s (limit 0.15)")
     python = statistics.median(run([sys.executable, "-c", "pass"])[0] for _ in range(runs))
     for name, command in (("lab --help", [LAB, "--help"]), ("pytest --collect-only", COLLECT)):
         seconds = statistics.median(run(command)[0] for _ in range(runs))

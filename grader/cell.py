@@ -157,7 +157,7 @@ class Cell:
         """Return where the grader finds the file system in memory."""
         with self._lock:
             self._await()
-        return Path(f"/proc/{self._pid}/root{self.place}")
+        return Path(f"/proc/{self._pid}/root{self.place}/seen")
 
     def _ask(self, **order: Any) -> int:
         with self._lock:

@@ -117,8 +117,14 @@ class Child:
         left the session and lost its parent) is one of them as well: in bubblewrap the kernel ends
         it before the sandbox's first process is gone, elsewhere it falls to the guard on top.
         """
-        with contextlib.suppress(TimeoutError):
-            wait_until(self._ended, within, TimeoutError)
+        deadline = time.monotonic() + within
+        # The process itself comes last: it may be what keeps the others findable.
+        while (others := self._others) and time.monotonic() < deadline:
+            kill(others)
+            _await_end(others, deadline - time.monotonic())
+        self.signal(signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(max(0.5, deadline - time.monotonic()))
         # Standard output is closed by who reads it: to close it here would wait for a reader that
         # waits for a daemon.
         if self.process.stdin:
@@ -126,14 +132,16 @@ class Child:
                 self.process.stdin.close()
         self.output.finish()
 
-    def _ended(self) -> bool:
-        """Kill what lives, the process itself last: it may be what keeps the others findable."""
-        others = [p for p in (*self.family[1:], *self._session) if lives(p)]
-        kill(others)
-        if others:
-            return False
-        self.signal(signal.SIGKILL)
-        return not self.alive
+    @property
+    def _others(self) -> list[psutil.Process]:
+        """All that lives of it but the process itself."""
+        return [p for p in (*self.family[1:], *self._session) if lives(p)]
+
+
+def _await_end(processes: Iterable[psutil.Process], within: float) -> None:
+    """Wait until none of the processes lives, at most `within` seconds."""
+    with contextlib.suppress(TimeoutError):
+        wait_until(lambda: not any(map(lives, processes)), within, TimeoutError)
 
 
 def lives(process: psutil.Process) -> bool:

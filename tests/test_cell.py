@@ -356,6 +356,24 @@ note.write_text("after")
     assert (cell.seen(shared) / "deep" / "note").read_text() == "after"
 
 
+def test_no_link_leads_the_grader_out(box, home):
+    """A link that a submission leaves for the grader is not followed; for itself it works."""
+    (home / "secret").write_text("secret")
+    cell = box.cell()
+    script = f"""
+import json, os
+open("file", "w").write("mine")
+os.symlink("file", "near")
+os.symlink({str(home / "secret")!r}, "far")
+os.symlink("/", "root")
+print(json.dumps(open("near").read()))
+"""
+    assert box.run(cell, script) == "mine"
+    for name in ("near", "far", f"root{home}/secret"):
+        with pytest.raises(OSError, match="symbolic links"):
+            (cell.seen(box.work) / name).read_text()
+
+
 def test_a_full_disk_is_the_submissions_failure(box):
     """Where a submission has left no room for a further process, it has failed, not the lab."""
     cell = box.cell()

@@ -346,8 +346,9 @@ def without_bubblewrap(copy) -> dict[str, str]:
         folder.mkdir()
         for place in map(Path, os.environ["PATH"].split(os.pathsep)):
             for program in place.iterdir() if place.is_dir() else ():
-                if program.name != "bwrap" and not (folder / program.name).exists():
-                    (folder / program.name).symlink_to(program)
+                if program.name != "bwrap":
+                    with contextlib.suppress(FileExistsError):
+                        (folder / program.name).symlink_to(program)
     return {"PATH": str(folder)}
 
 

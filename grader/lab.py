@@ -221,6 +221,8 @@ class Lab(Crew):
         if self.space.private and str(error).startswith("BUSY "):
             # Redis says so while a script runs on and on, and no script is the grader's.
             return SubmissionFault("server_blocked", broker=self.broker)
+        if self.space.private and "'maxmemory'" in str(error):
+            return SubmissionFault("server_filled", broker=self.broker)
         return LabFault("lost_broker", broker=self.broker, error=error)
 
     def unregistered(self, functions: Sequence[str]) -> list[str]:

@@ -47,6 +47,17 @@ def listen(host: str, port: int) -> socket.socket:
     return door
 
 
+def reachable(host: str, port: int) -> tuple[int, Any]:
+    """Return family and address of a host: of several (localhost has two) one that answers."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    for family, *_, place in found if len(found) > 1 else ():
+        with socket.socket(family) as probe:
+            probe.settimeout(1)
+            if not probe.connect_ex(place):
+                return family, place
+    return found[0][0], found[0][4]
+
+
 # Makes a socket and says what to connect it to.
 Side = Callable[[], "tuple[socket.socket, Any]"]
 
@@ -92,8 +103,7 @@ class Relay:
             return 0
         if "lead" in order:
             host, port = order["lead"]
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            family, *_, place = found[0]
+            family, place = reachable(host, port)
             door = self.inside.make(listen, "0.0.0.0", port)
             self.open(door, lambda: (socket.socket(family), place))
         else:

@@ -20,6 +20,7 @@ from grader import cell as cells
 from grader.cell import Cell, places
 from grader.errors import LabFault, SubmissionFault
 from grader.process import Child, spawn, wait_until
+from grader.relay import reachable
 from grader.sandbox import Sandbox, best, environment
 from grader.stack.redis import free_port
 
@@ -203,6 +204,17 @@ def test_hosts_keep_their_names(box, echo, monkeypatch):
     assert "127.0.0.1 broker.example\n" in cell.hosts.read_text()
     look = f"talk('broker.example', {echo.port})", f"talk('localhost', {echo.port})"
     assert box.run(cell, say(*look)) == ["hello", "hello"]
+
+
+def test_of_several_addresses_one_that_answers_is_taken(echo, monkeypatch):
+    """A name may mean two addresses, of which the server listens on the second only."""
+    place = ("127.0.0.1", echo.port)
+    rows = [(socket.AF_INET, 0, 0, "", ("127.0.0.9", echo.port)), (socket.AF_INET, 0, 0, "", place)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: rows)
+
+    assert reachable("localhost", echo.port) == (socket.AF_INET, place)
+    echo.close()
+    assert reachable("localhost", echo.port)[1] == rows[0][4]
 
 
 def test_an_address_outside_becomes_the_cells_own(box, echo):

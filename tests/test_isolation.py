@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -15,8 +16,9 @@ import pytest
 from grader import cgroup, doctor
 from grader.cell import Cell
 from grader.cgroup import Group
-from grader.errors import LabFault
+from grader.errors import LabFault, SubmissionFault
 from grader.isolation import demand, described, gaps, isolated
+from grader.lab import Lab
 from grader.process import Child, lives, spawn, wait_until
 from grader.sandbox import MOST_PROCESSES, Sandbox, best, environment
 from grader.words import LANGUAGES
@@ -269,6 +271,18 @@ def test_a_process_that_stays_is_the_labs_fault(monkeypatch, tmp_path):
 
     with pytest.raises(LabFault, match="could not be ended"):
         Group([tmp_path]).close()
+
+
+def test_a_filled_server_is_the_submissions_failure():
+    """Who fills its private Redis has failed; on somebody's own server nobody can tell who did."""
+    import redis
+
+    full = redis.exceptions.OutOfMemoryError("command not allowed when used memory > 'maxmemory'.")
+    lab = Lab.__new__(Lab)
+    lab.broker = "redis"
+    for private, kind in ((True, SubmissionFault), (False, LabFault)):
+        lab.space = SimpleNamespace(standing=True, private=private)
+        assert isinstance(lab._explain(full), kind)
 
 
 # What is said

@@ -96,7 +96,7 @@ def _bubblewrap_works() -> bool:
             with Cell(Sandbox("bubblewrap"), folder, Path(temp, "ledger")) as cell:
                 command = cell.command("program", ["try.py"])
                 return not subprocess.run(
-                    command, capture_output=True, timeout=20, env={}
+                    command, capture_output=True, timeout=60, env={}
                 ).returncode
         except (LabFault, OSError, subprocess.TimeoutExpired):
             return False

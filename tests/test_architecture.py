@@ -17,7 +17,7 @@ FILES = sorted(GRADER.rglob("*.py"))
 TESTS = sorted([*(ROOT / "tests").glob("*.py"), *(ROOT / "tests" / "benchmarks").glob("*.py")])
 LAYERS = (
     "errors words",
-    "check exercise history expect verdict",
+    "check exercise history expect verdict containers",
     "process home place worker client publisher events tap clock faults "
     "sandbox cell warden relay cgroup isolation submission services stack resources",
     "crew lab runner session grading",

@@ -28,7 +28,7 @@ from grader.stack.provider import Stack
 from grader.stack.redis import RedisServer, connect, embedded_binary, free_port, system_binary
 
 LABS = ROOT / "labs"
-SCHEMA = ROOT / "tests" / "data" / "compose-spec.json"
+SCHEMA = ROOT / "grader" / "containers" / "compose-spec.json"
 PINNED = re.compile(r"^[a-z0-9/.-]+:\d+\.\d+[\w.-]*$")
 VARIABLE = re.compile(r"\$\{(\w+)")
 CODE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)

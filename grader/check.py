@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, overload
+from typing import Any, overload
 
-if TYPE_CHECKING:
-    from grader.lab import Lab
-
-Function = Callable[["Lab"], None]
+# What it gets is a Lab, or a Desk where it is not live.
+Function = Callable[[Any], None]
 
 
 @dataclass(frozen=True)
@@ -22,6 +20,7 @@ class Check:
     """One claim: `id` is the criterion's id, `claim` its English title.
 
     Checks of one `lane` follow each other in one lab; lanes run beside each other, in a lab each.
+    One that is not `live` reads the submission's files only, and gets a Desk instead of a Lab.
     """
 
     id: str
@@ -29,6 +28,7 @@ class Check:
     function: Function
     after: tuple[str, ...]
     lane: str = ""
+    live: bool = True
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,14 @@ def hint(name: str) -> Hint:
 def check(function: Function) -> Function: ...
 @overload
 def check(
-    *, after: Function | tuple[Function, ...] = (), lane: str = ""
+    *, after: Function | tuple[Function, ...] = (), lane: str = "", live: bool = True
 ) -> Callable[[Function], Function]: ...
 def check(
     function: Function | None = None,
     *,
     after: Function | tuple[Function, ...] = (),
     lane: str = "",
+    live: bool = True,
 ) -> Function | Callable[[Function], Function]:
     """Mark `function` as a check.
 
@@ -63,6 +64,7 @@ def check(
             others', shared only with the checks of the same lane. Such checks stand last in their
             file, and build on one without a lane, so that a submission that does not start is
             tried once.
+        live: False for a check that reads the submission's files and runs nothing of it.
 
     Raises:
         TypeError: no docstring, a name without `test_`, or a prerequisite that is no check.
@@ -70,13 +72,15 @@ def check(
     prerequisites = after if isinstance(after, tuple) else (after,)
 
     def mark(target: Function) -> Function:
-        target.check = _describe(target, prerequisites, lane)  # type: ignore[attr-defined]
+        target.check = _describe(target, prerequisites, lane, live)  # type: ignore[attr-defined]
         return target
 
     return mark(function) if function else mark
 
 
-def _describe(function: Function, prerequisites: tuple[Function, ...], lane: str) -> Check:
+def _describe(
+    function: Function, prerequisites: tuple[Function, ...], lane: str, live: bool
+) -> Check:
     name = function.__name__
     claim = " ".join((function.__doc__ or "").split())
     if not name.startswith("test_") or not claim:
@@ -85,4 +89,4 @@ def _describe(function: Function, prerequisites: tuple[Function, ...], lane: str
         if not hasattr(other, "check"):
             raise TypeError(f"{name}: its prerequisite {other!r} is not a check")
     ids = tuple(other.check.id for other in prerequisites)  # type: ignore[attr-defined]
-    return Check(name.removeprefix("test_"), claim, function, ids, lane)
+    return Check(name.removeprefix("test_"), claim, function, ids, lane, live)

@@ -105,8 +105,13 @@ class Crew:
         self._closers.callback(client.end)
         return client
 
-    def start_program(self, *arguments: str, extra: Mapping[str, str] | None = None) -> Child:
-        """Start a script of the submission (`"web.py", "--port", "8000"`), return its process."""
+    def start_program(
+        self, *arguments: str, extra: Mapping[str, str | None] | None = None
+    ) -> Child:
+        """Start a script of the submission (`"web.py", "--port", "8000"`), return its process.
+
+        A variable of `extra` that is None is taken out of the environment.
+        """
         child = self.place.start("program", arguments, extra)
         self._closers.callback(child.end)
         return child

@@ -27,6 +27,8 @@ PROVIDERS = ("external", "compose", "system", "embedded")
 # What a lab prepares only where asked for: the workers' events cost a tenth of a run, a broker that
 # can be restarted (RabbitMQ) four seconds.
 NEEDS = ("events", "own_broker")
+# What is installed when the exercise is graded; see extras.
+EXTRAS = ("flower",)
 # What [environment] may name; see resources.
 RESOURCE = re.compile(r"(http|redis)\.[a-z][a-z0-9_]*|data")
 SIDES = ("expected", "observed")
@@ -57,6 +59,7 @@ class Exercise:
     files: tuple[str, ...]
     needs: tuple[str, ...]
     environment: Mapping[str, str]
+    extras: tuple[str, ...]
     speed: int
     criteria: tuple[Criterion, ...]
     words: Mapping[str, Mapping[str, Mapping[str, str]]]
@@ -155,6 +158,9 @@ class _Reader:
         needs = self.texts("needs") if "needs" in data else ()
         if set(needs) - set(NEEDS):
             raise self.wrong("needs", f"a list out of {list(NEEDS)}")
+        extras = self.texts("extras") if "extras" in data else ()
+        if set(extras) - set(EXTRAS):
+            raise self.wrong("extras", f"a list out of {list(EXTRAS)}")
         rows = self.need(data, "criteria", dict, "criteria")
         if not rows:
             raise self.wrong("criteria", "a table with at least one criterion")
@@ -170,6 +176,7 @@ class _Reader:
             files=files,
             needs=needs,
             environment=self.environment(),
+            extras=extras,
             speed=self.speed(),
             criteria=tuple(self.criterion(id, row, len(brokers)) for id, row in rows.items()),
             words={

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from grader.exercise import Exercise
 from grader.isolation import demand
+from grader.extras import supply
 from grader.runner import grade
 from grader.sandbox import best
 from grader.session import choose_brokers, draw_seed, session
@@ -62,6 +63,7 @@ def grade_all(
         demand(best(), unsafe)
     submissions = [Submission.at(order.path) for order in orders]
     drawn = draw_seed() if seed is None else seed
+    supply(dict.fromkeys(e for order in orders for e in order.exercise.extras), tell, lang)
     with session(stack) as live, ThreadPoolExecutor(AT_ONCE) as pool:
         futures = [
             pool.submit(_one, order, work, broker, live, required, drawn, lang, tell)

@@ -34,7 +34,7 @@ class Place:
         self,
         program: str,
         arguments: Sequence[str],
-        extra: Mapping[str, str] | None = None,
+        extra: Mapping[str, str | None] | None = None,
         **streams: Any,
     ) -> Child:
         """Start one of the programs of grader/inside.
@@ -42,7 +42,7 @@ class Place:
         Args:
             program: "worker", "client" or "program".
             arguments: what follows on its command line.
-            extra: variables for its environment beside the usual ones.
+            extra: variables for its environment beside the usual ones; None takes one away.
             streams: see `process.spawn`.
         """
         variables = {**self.environment, **(extra or {})}

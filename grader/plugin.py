@@ -88,6 +88,7 @@ class Findings:
     def _prepare(self, exercise: Exercise) -> None:
         from grader.isolation import demand
         from grader.sandbox import best
+        from grader.extras import supply
         from grader.session import choose_brokers, draw_seed, session
 
         if self.config.getoption("--lab-strict"):
@@ -95,10 +96,17 @@ class Findings:
         if self._stack is None:
             self._stack = self._open.enter_context(session(self.config.getoption("--stack") or ""))
             self._seed = draw_seed() if self._seed is None else self._seed
+        supply(exercise.extras, self._tell, self.lang)
         wanted = self.config.getoption("--broker")
         required = self.config.getoption("--require")
         _, missing = choose_brokers(exercise, wanted, self._stack, required)
         self.missing[exercise.id] = set(missing)
+
+    def _tell(self, line: str) -> None:
+        """Say something at once, although pytest holds back what tests print."""
+        if reporter := self.config.pluginmanager.get_plugin("terminalreporter"):
+            reporter.ensure_newline()
+            reporter.write_line(line)
 
     def _start(self, exercise: Exercise, broker: str) -> Run:
         from grader.runner import Run

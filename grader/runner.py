@@ -20,6 +20,7 @@ from itertools import product
 from pathlib import Path
 
 from grader.check import Check, Hint
+from grader.desk import Desk
 from grader.errors import LabFault, SubmissionFault, UsageError
 from grader.exercise import ROOT, Exercise
 from grader.expect import last_difference
@@ -70,6 +71,7 @@ class Run:
         self._claiming = threading.Lock()
         self._beside: ThreadPoolExecutor | None = None
         self._over = False
+        self._desk: Desk | None = None
 
     def begin(self, ids: Iterable[str]) -> None:
         """Start with those of the criteria that have a lane, beside what is asked for meanwhile."""
@@ -110,7 +112,7 @@ class Run:
                 return self._say(
                     check, Verdict.BLOCKED, observed=Text.of("blocked_by", id=other.id)
                 )
-        if self.broken:
+        if self.broken and check.live:
             blocked_by = Text.of("blocked_by", id=self._broken_by)
             return self._say(check, Verdict.BLOCKED, observed=blocked_by)
         with self._claiming:
@@ -127,7 +129,7 @@ class Run:
         """Run the check once in a lab that nothing has disturbed."""
         last_difference()
         try:
-            lab = self._fresh(lane)
+            lab = self._fresh(lane) if check.live else self._reading()
             lab.rng = random.Random(self.seed ^ zlib.crc32(check.id.encode()))
             check.function(lab)
         except AssertionError as error:
@@ -186,6 +188,17 @@ class Run:
                 raise
         return lane.lab
 
+    def _reading(self) -> Desk:
+        """Return the desk where the files are read; one serves all checks."""
+        if self._desk is None:
+            self._desk = Desk(self.exercise, self.submission, self.stack, self.seed)
+        return self._desk
+
+    @property
+    def remarks(self) -> tuple[Text, ...]:
+        """What the checks had to say beside their verdicts."""
+        return tuple(self._desk.remarks) if self._desk else ()
+
     def _drop(self, lane: Lane) -> None:
         lab, lane.lab = lane.lab, None
         # A submission can make folders too deep for shutil; the run's home removes them.
@@ -218,6 +231,8 @@ class Run:
                 if lane.lab:
                     lane.lab.save(RUNS / f"{stem}.json")
             self._drop(lane)
+        if self._desk:
+            self._desk.close()
 
 
 def _whole(points: float) -> float:
@@ -288,5 +303,6 @@ def result_of(runs: Sequence[Run], findings: Sequence[Finding], seconds: float) 
         isolation=described(runs[0].box),
         unsafe=not isolated(runs[0].box),
         note=broken[-1] if broken else NOTHING,
+        remarks=tuple({text.render("en"): text for run in runs for text in run.remarks}.values()),
         seconds=round(seconds, 3),
     )

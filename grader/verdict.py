@@ -56,7 +56,8 @@ class Result:
 
     `brokers_not_run` names brokers that the exercise asks for and the machine lacks; `isolation`
     says what held the student's processes, `unsafe` that this was too little for marks; `note`
-    explains an ungradable submission.
+    explains an ungradable submission; `remarks` are worth knowing and change no points, for example
+    what this machine could not try.
     """
 
     exercise: str
@@ -68,6 +69,7 @@ class Result:
     isolation: Text = NOTHING
     unsafe: bool = False
     note: Text = NOTHING
+    remarks: tuple[Text, ...] = ()
     seconds: float = 0.0
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 

@@ -42,6 +42,8 @@ def verify_command(ids: tuple[str, ...], full: bool, **options: Any) -> None:
     from grader.documents import problems
     from grader.isolation import demand
     from grader.sandbox import best
+    from grader.exercise import find, folders
+    from grader.extras import supply
     from grader.session import draw_seed, session
     from grader.verify import verify
 
@@ -52,6 +54,8 @@ def verify_command(ids: tuple[str, ...], full: bool, **options: Any) -> None:
     for problem in problems():
         failed += 1
         click.echo(f"FAIL  {problem}")
+    wanted = [find(id) for id in ids or (folder.name for folder in folders())]
+    supply(dict.fromkeys(e for exercise in wanted for e in exercise.extras), click.echo)
     with session(options["stack"] or "") as stack:
         for outcome in verify(stack, _brokers(stack, options), seed, full=full, ids=ids):
             faults += outcome.lab_fault

@@ -184,6 +184,7 @@ def _footer(document: Document, style: Style) -> list[str]:
             *lines,
             Line(style.say("seed"), style.say("repeat", seed=seed), False),
             *_isolation(document, style),
+            *(Line(style.say("remark"), remark, True) for remark in document["remarks"]),
             Line(style.say("time"), style.say("seconds", seconds=seconds), False),
         ]
     return _labelled([line for line in lines if line.text], style, 0)

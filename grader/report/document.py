@@ -82,6 +82,7 @@ def document(result: Result, lang: str) -> Document:
         "isolation": one_line(result.isolation.render(lang)),
         "unsafe": result.unsafe,
         "note": _words(result.note, lang),
+        "remarks": [clean(remark.render(lang)) for remark in result.remarks],
     }
 
 

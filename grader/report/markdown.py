@@ -89,6 +89,7 @@ def _facts(document: Document, style: Style) -> Iterator[str]:
         ),
         Line(style.say("seed"), str(document["seed"]), False),
         Line(style.say("isolation"), document["isolation"], False),
+        *(Line(style.say("remark"), remark, True) for remark in document["remarks"]),
     ]
     if document["unsafe"]:
         lines.append(Line(style.say("isolation"), style.say("unsafe"), False))

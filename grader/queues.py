@@ -1,4 +1,4 @@
-"""What lies in a broker after its workers are gone: messages that wait, or that nobody acknowledged."""
+"""What lies in a broker once its workers are gone: what waits, and what nobody acknowledged."""
 
 from __future__ import annotations
 

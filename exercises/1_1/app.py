@@ -1,8 +1,8 @@
 """Exercise 1_1: a Celery app that finds its broker and its result backend in the environment.
 
 README.md says what is asked for. Replace every `raise NotImplementedError`; the tasks' names and
-parameters stay as they are. Start a worker with `celery -A app worker -l INFO`, try `python app.py`,
-and grade with `pytest exercises/1_1`.
+parameters stay as they are. Start a worker with `celery -A app worker -l INFO`, try
+`python app.py`, and grade with `pytest exercises/1_1`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,311 @@
+"""The live checks of exercise 1_1: a worker, a script, Flower, a shutdown, all real processes."""
+
+from __future__ import annotations
+
+import re
+
+from grader.check import check, hint
+from grader.expect import answers, returns
+from grader.extras import need
+from grader.queues import left
+from grader.services.browse import ask
+
+GREETING = "Hello, Celery!"
+# Seconds that a failing script may take, and what a busy machine may need to start Python at all.
+PATIENCE, BOOT = 15, 5
+FLOWER_SECONDS = 30
+LOCAL = ("localhost", "127.0.0.1", "[::1]", "0.0.0.0")
+URL = re.compile(r"\b([\w+]+)://(?:[^\s/@]*@)?(\[[\d:a-f]+\]|[\w.*-]*)", re.IGNORECASE)
+BROKER = re.compile(r"^(?:celery_)?broker(?:_read|_write)?_url\b.*$", re.IGNORECASE | re.MULTILINE)
+RESULTS = re.compile(r"^settings -> .*\bresults:(.*)$", re.MULTILINE)
+
+
+class Script:
+    """A running `python app.py`, or another program of the submission, and what it printed."""
+
+    def __init__(self, lab, *arguments, **extra):
+        self.lab, self.child = lab, lab.start_program(*(arguments or ("app.py",)), extra=extra)
+
+    @property
+    def text(self):
+        """What was printed so far."""
+        return self.child.output.text
+
+    def end(self, within=PATIENCE + BOOT):
+        """Wait for the end and return the exit status, None if it does not come."""
+        self.lab.until(lambda: not self.child.alive, within)
+        if not self.child.alive:
+            self.child.output.finish()
+        return self.child.exit_code
+
+    @property
+    def lines(self):
+        """The lines that say something."""
+        return [line for line in without_ignored(self.text).splitlines() if line.strip()]
+
+    @property
+    def shown(self):
+        """How it ended, and its last lines."""
+        code = self.child.exit_code
+        how = "still running" if code is None else f"exit status {code}"
+        return "\n".join([how, *self.lines[-5:]])
+
+
+def without_ignored(text):
+    """Return the text without "Exception ignored in ..." and the traceback that follows it."""
+    kept, ignoring = [], False
+    for line in text.splitlines():
+        if line.startswith("Exception ignored"):
+            ignoring = True
+        elif ignoring and not line.startswith((" ", "\t", "Traceback ")):
+            ignoring = False  # the line that names the error, the last of its block
+        elif not ignoring:
+            kept.append(line)
+    return "\n".join(kept)
+
+
+@check
+def test_hello(lab):
+    """The worker connects to the broker of its environment; hello_world answers other processes."""
+    missing = lab.unregistered(["hello_world"])
+    assert lab.fact(not missing, "registered", missing=missing, found=lab.tasks)
+
+    assert lab.call("hello_world") == returns(GREETING)
+    sent = lab.client.delay("hello_world")
+    assert lab.fact(not sent.error, "client", error=sent.error)
+    assert lab.finish([lab.adopt(sent.value, "hello_world")])[0] == returns(GREETING)
+
+
+@check(after=test_hello)
+def test_slow_hello(lab):
+    """slow_hello answers after so many seconds, and takes fractions of one."""
+    missing = lab.unregistered(["slow_hello"])
+    assert lab.fact(not missing, "registered", missing=missing, found=lab.tasks)
+    seconds = round(lab.rng.uniform(0.35, 0.49), 2)
+
+    for call in lab.calls([("slow_hello", 0), ("slow_hello", seconds)], within=10):
+        assert call == returns(GREETING)
+
+    assert lab.until(lambda: lab.history.events_of(call.id, "task-succeeded"))
+    took = runtime(lab, call.id)
+    said = {"seconds": seconds, "took": f"{took:.2f}"}
+    assert lab.fact(took >= seconds - 0.02, "slow", **said), hint("fraction")
+
+
+def runtime(lab, id):
+    """Return how many seconds a task took by the worker's own clock, from its first start."""
+    started = lab.history.events_of(id, "task-started")
+    ended = lab.history.events_of(id, "task-succeeded")
+    # A task that retries itself runs several times; between two events of one process no clock
+    # is compared with another.
+    return max(
+        ended[-1]["timestamp"] - started[0]["timestamp"] if started else 0,
+        float(ended[-1].get("runtime") or 0),
+    )
+
+
+@check(after=test_hello)
+def test_ping(lab):
+    """`celery inspect ping` is answered by the worker."""
+    words = ("-m", "celery", "-A", "app:app", "inspect", "-d", "lab@lab", "-t", "10", "ping")
+    ping = Script(lab, *words)
+
+    code = ping.end(within=30)
+
+    assert lab.fact(code == 0 and "pong" in ping.text, "ping", seen=ping.shown)
+
+
+@check(after=test_hello)
+def test_localhost(lab):
+    """Without the two variables, broker and result backend are on localhost."""
+    nothing = {"CELERY_BROKER_URL": None, "CELERY_RESULT_BACKEND": None}
+    report = Script(lab, "-m", "celery", "-A", "app:app", "report", **nothing)
+
+    code = report.end(within=30)
+
+    results = RESULTS.findall(report.text)
+    assert lab.fact(code == 0 and results, "unset", seen=report.shown), hint("required")
+    brokers = [url for line in BROKER.findall(report.text) for url in URL.findall(line)]
+    backends = URL.findall(results[0]) if not results[0].startswith("disabled") else []
+    assert lab.fact(backends, "no_backend", seen=results[0]), hint("no_backend")
+    for scheme, host in brokers + backends:
+        local = not host or host.lower() in LOCAL
+        assert lab.fact(local, "local", seen=f"{scheme}://{host}"), hint("host")
+
+
+@check(after=test_hello)
+def test_script(lab):
+    """`python app.py` prints the task's id, its state after completion and its result; exits 0."""
+    with lab.tapped():
+        with lab.frozen():
+            script = Script(lab)
+            # Nobody works yet: whoever prints the state too early prints PENDING.
+            lab.until(lambda: sent_by(lab) or not script.child.alive, within=PATIENCE)
+            lab.until(lambda: sent_id(lab, script) or not script.child.alive, within=1)
+        code = script.end()
+
+    sent = sent_by(lab)
+    assert lab.fact(sent, "script_sends", seen=script.shown), hint("sends_nothing")
+    names = ", ".join(sorted({message.task for message in sent}))
+    right = [message for message in sent if message.task == "app.hello_world"]
+    assert lab.fact(right, "script_name", names=names, seen=script.shown), hint("other_name")
+    assert lab.fact(code == 0, "script_status", seen=script.shown)
+    shown_id = sent_id(lab, script)
+    assert lab.fact(shown_id, "script_id", ids=[m.id for m in right], seen=script.shown)
+    assert lab.finish([lab.adopt(shown_id, "hello_world")])[0] == returns(GREETING)
+    assert lab.fact("SUCCESS" in script.text, "script_state", seen=script.shown), hint("too_early")
+    assert lab.fact(GREETING in script.text, "script_result", seen=script.shown)
+
+
+def sent_by(lab):
+    """Return the messages of the submission's own tasks that were published under the tap."""
+    own = {call.id for call in lab.history.calls}
+    return [
+        message
+        for message in lab.history.messages
+        if message.task.endswith("hello_world") and message.id not in own
+    ]
+
+
+def sent_id(lab, script):
+    """Return the id of a published hello_world that the script has printed, "" if it has none."""
+    return next((message.id for message in sent_by(lab) if message.id in script.text), "")
+
+
+@check(after=test_ping)
+def test_flower(lab):
+    """Flower runs with your app: its health check answers and its API lists the worker."""
+    need("flower")
+    port = lab.free_port()
+    words = ("-m", "celery", "-A", "app:app", "flower", "--conf=/dev/null")
+    place = ("--address=127.0.0.1", f"--port={port}")
+    flower = Script(lab, *words, *place, FLOWER_UNAUTHENTICATED_API="true")
+    seen = {}
+
+    def asked(path, wanted):
+        seen[path] = ask("GET", f"http://127.0.0.1:{port}{path}", within=10)
+        return wanted(seen[path]) or not flower.child.alive
+
+    def says(path, wanted):
+        lab.until(lambda: asked(path, wanted), within=FLOWER_SECONDS)
+        page = seen[path]
+        said = {"path": path, "seen": page, "log": flower.shown if not page.status else ""}
+        return lab.fact(wanted(page), "flower", **said)
+
+    assert says("/healthcheck", lambda page: page.status == 200)
+    assert says(
+        "/api/workers?refresh=1", lambda page: page.status == 200 and "lab@lab" in page.json
+    )
+    flower.child.end()
+
+
+# What waits, or ends a worker, has a lab of its own beside the others'.
+
+
+class Failing:
+    """`python app.py` where it can't succeed: nobody listens at the broker, or nobody works."""
+
+    def __init__(self, lab):
+        lab.kill_worker()
+        scheme = "redis" if lab.broker == "redis" else "amqp"
+        nobody = f"{scheme}://127.0.0.1:{lab.free_port()}/"
+        self.refused = Script(lab, CELERY_BROKER_URL=nobody)
+        self.alone = Script(lab)
+        for script in (self.refused, self.alone):
+            script.end()
+        # The kind of line is compared without what differs from run to run.
+        self.kinds = [
+            re.sub(r"[\d\W_]+", " ", " ".join(script.lines[-1:]))
+            for script in (self.refused, self.alone)
+        ]
+        lab.restart_worker()
+        lab.dirty = False  # the new worker knows nothing of all this
+
+
+def failing(lab):
+    """Return what came of the two runs that can't succeed; they run once for both checks."""
+    return lab.once("failing", lambda: Failing(lab))
+
+
+def assert_fails_clearly(lab, script, other):
+    """The script ended in time, with a failure, and said why in a line of its own."""
+    code = script.child.exit_code
+    assert lab.fact(code is not None, "fails_late", seconds=PATIENCE, seen=script.shown), hint(
+        "late"
+    )
+    assert lab.fact(code != 0, "fails_status", seen=script.shown), hint("status")
+    said = [line for line in script.lines if not re.search(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-", line)]
+    no_traceback = not any(line.startswith("Traceback ") for line in script.lines)
+    assert lab.fact(no_traceback and len(said) <= 3, "fails_line", seen=script.shown), hint("wall")
+    assert lab.fact(said, "fails_silent", seen=script.shown), hint("silent")
+    kinds = failing(lab).kinds
+    told = {"seen": script.lines[-1], "other": (other.lines or ["-"])[-1]}
+    assert lab.fact(kinds[0] != kinds[1], "fails_same", **told), hint("same")
+
+
+@check(after=test_hello, lane="away")
+def test_no_broker(lab):
+    """With the broker refusing connections, `python app.py` says so in a line; exits non-zero."""
+    runs = failing(lab)
+    assert_fails_clearly(lab, runs.refused, runs.alone)
+
+
+@check(after=test_hello, lane="away")
+def test_no_worker(lab):
+    """With no worker, `python app.py` says so in a line and exits non-zero within 15 s."""
+    runs = failing(lab)
+    assert_fails_clearly(lab, runs.alone, runs.refused)
+
+
+class Shutdown:
+    """A worker that gets SIGTERM while slow_hello runs, and what it leaves."""
+
+    def __init__(self, lab):
+        self.call = lab.send("slow_hello", 0.8, within=15)
+        self.started = lab.until(
+            lambda: lab.history.events_of(self.call.id, "task-started"), within=15
+        )
+        self.code = lab.stop_worker(within=30)
+        lab.publisher.fetch([self.call])
+        names = {lab.queue(f"app.{task}") for task in ("hello_world", "slow_hello")}
+        url = lab.space.grader_broker
+
+        def gone():
+            self.left = left(lab.broker, url, names)
+            return not self.left
+
+        # RabbitMQ needs a moment to see that the worker's connection is closed.
+        lab.until(gone, within=1)
+        lab.restart_worker()
+        lab.dirty = False  # the new worker knows nothing of the old one's end
+
+
+def shutdown(lab):
+    """Return what came of the shutdown; one serves all three checks."""
+    return lab.once("shutdown", lambda: Shutdown(lab))
+
+
+@check(after=test_slow_hello, lane="away")
+def test_shutdown_result(lab):
+    """SIGTERM while slow_hello runs: its result is stored all the same."""
+    end = shutdown(lab)
+
+    assert lab.fact(end.started, "shutdown_started")
+    assert end.call == answers()
+    assert end.call == returns(GREETING)
+
+
+@check(after=test_slow_hello, lane="away")
+def test_shutdown_status(lab):
+    """SIGTERM while slow_hello runs: the worker ends by itself with exit status 0."""
+    code = shutdown(lab).code
+
+    assert lab.fact(code == 0, "shutdown_status", seen="-" if code is None else code)
+
+
+@check(after=test_slow_hello, lane="away")
+def test_shutdown_rest(lab):
+    """SIGTERM while slow_hello runs: nothing is left unacknowledged or queued."""
+    rest = shutdown(lab).left
+
+    assert lab.fact(not rest, "shutdown_rest", seen=rest)

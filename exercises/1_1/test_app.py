@@ -261,7 +261,7 @@ class Shutdown:
     """A worker that gets SIGTERM while slow_hello runs, and what it leaves."""
 
     def __init__(self, lab):
-        self.call = lab.send("slow_hello", 0.8, within=15)
+        self.call = lab.send("slow_hello", 0.5, within=15)
         self.started = lab.until(
             lambda: lab.history.events_of(self.call.id, "task-started"), within=15
         )
@@ -285,7 +285,7 @@ def shutdown(lab):
     return lab.once("shutdown", lambda: Shutdown(lab))
 
 
-@check(after=test_slow_hello, lane="away")
+@check(after=test_slow_hello, lane="end")
 def test_shutdown_result(lab):
     """SIGTERM while slow_hello runs: its result is stored all the same."""
     end = shutdown(lab)
@@ -295,7 +295,7 @@ def test_shutdown_result(lab):
     assert end.call == returns(GREETING)
 
 
-@check(after=test_slow_hello, lane="away")
+@check(after=test_slow_hello, lane="end")
 def test_shutdown_status(lab):
     """SIGTERM while slow_hello runs: the worker ends by itself with exit status 0."""
     code = shutdown(lab).code
@@ -303,7 +303,7 @@ def test_shutdown_status(lab):
     assert lab.fact(code == 0, "shutdown_status", seen="-" if code is None else code)
 
 
-@check(after=test_slow_hello, lane="away")
+@check(after=test_slow_hello, lane="end")
 def test_shutdown_rest(lab):
     """SIGTERM while slow_hello runs: nothing is left unacknowledged or queued."""
     rest = shutdown(lab).left

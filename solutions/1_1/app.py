@@ -10,7 +10,7 @@ from celery.exceptions import TimeoutError
 from kombu.exceptions import OperationalError
 
 GREETING = "Hello, Celery!"
-WAIT_SECONDS = 5
+WAIT_SECONDS = 3
 
 # Defaults for a laptop, nothing more: CELERY_BROKER_URL and CELERY_RESULT_BACKEND win over both
 # arguments. (They would lose against `app.conf.broker_url = ...`.)

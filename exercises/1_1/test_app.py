@@ -14,7 +14,7 @@ GREETING = "Hello, Celery!"
 # Seconds that a failing script may take, and what a busy machine may need to start Python at all.
 PATIENCE, BOOT = 15, 5
 FLOWER_SECONDS = 30
-LOCAL = ("localhost", "127.0.0.1", "[::1]", "0.0.0.0")
+LOCAL = ("localhost", "127.0.0.1", "[::1]")
 URL = re.compile(r"\b([\w+]+)://(?:[^\s/@]*@)?(\[[\d:a-f]+\]|[\w.*-]*)", re.IGNORECASE)
 BROKER = re.compile(r"^(?:celery_)?broker(?:_read|_write)?_url\b.*$", re.IGNORECASE | re.MULTILINE)
 RESULTS = re.compile(r"^settings -> .*\bresults:(.*)$", re.MULTILINE)

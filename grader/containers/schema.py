@@ -33,20 +33,33 @@ def _validator() -> Any:
 
 def complaint(document: Document, shown: str) -> Complaint | None:
     """Return what the schema finds wrong first, None if nothing is."""
-    from jsonschema.exceptions import best_match
-
     found = list(_validator().iter_errors(document.data))
     # Where a part of a service is wrong, the schema calls all of the service's keys unknown too.
     telling = [error for error in found if error.validator != "unevaluatedProperties"]
-    error = best_match(telling or found)
-    if error is None:
+    if not found:
         return None
-    # The last step of a long way down an `anyOf` may be a form that was never meant.
-    while error.parent is not None and error.validator not in ("type", "additionalProperties"):
-        error = error.parent
+    error = _telling((telling or found)[0])
     hint = "obsolete_version" if "version" in document.data else "default"
     wanted = Text.of("containers_schema_wanted", file=shown)
     return Complaint(wanted, _seen(document, error, shown), hint)
+
+
+def _telling(error: Any) -> Any:
+    """Go down to what is wrong in the one form of several (`oneOf`) that can have been meant."""
+    while error.context:
+        forms: dict[Any, list[Any]] = {}
+        for part in error.context:
+            forms.setdefault(part.schema_path[0], []).append(part)
+        meant = [parts for parts in forms.values() if not any(map(_other_kind, parts))]
+        if len(meant) != 1:
+            return error
+        error = meant[0][0]
+    return error
+
+
+def _other_kind(error: Any) -> bool:
+    """Whether a value is of another kind than this form of it would be."""
+    return error.validator == "type" and not error.relative_path
 
 
 def _seen(document: Document, error: Any, shown: str) -> Text:

@@ -12,8 +12,8 @@ from kombu.exceptions import OperationalError
 GREETING = "Hello, Celery!"
 WAIT_SECONDS = 3
 
-# Defaults for a laptop, nothing more: CELERY_BROKER_URL and CELERY_RESULT_BACKEND win over both
-# arguments. (They would lose against `app.conf.broker_url = ...`.)
+# Defaults for a laptop, nothing more: CELERY_BROKER_URL and CELERY_RESULT_BACKEND win over both.
+# (They would lose against broker_read_url and broker_write_url.)
 #
 # The name is the module's: `python app.py` runs this file as __main__, and Celery then names tasks
 # after the app. With another name the script would publish a task that no worker knows.

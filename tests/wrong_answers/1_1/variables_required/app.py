@@ -1,0 +1,43 @@
+"""Insists on its variables."""
+
+import os
+import sys
+import time
+
+from celery import Celery
+from celery.exceptions import TimeoutError
+from kombu.exceptions import OperationalError
+
+app = Celery(
+    "app", broker=os.environ["CELERY_BROKER_URL"], backend=os.environ["CELERY_RESULT_BACKEND"]
+)
+
+
+@app.task
+def hello_world():
+    """Greet."""
+    return "Hello, Celery!"
+
+
+@app.task
+def slow_hello(seconds):
+    """Greet late."""
+    time.sleep(seconds)
+    return "Hello, Celery!"
+
+
+def main():
+    """Send the greeting and wait for it."""
+    try:
+        result = hello_world.delay()
+        print(result.id)
+        answer = result.get(timeout=3)
+    except OperationalError:
+        sys.exit("The broker does not answer.")
+    except TimeoutError:
+        sys.exit("No worker answers.")
+    print(result.state, answer)
+
+
+if __name__ == "__main__":
+    main()

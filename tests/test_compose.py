@@ -508,7 +508,7 @@ def test_a_client_that_hangs_is_ended(docker):
     began = time.monotonic()
 
     with pytest.raises(LabFault, match="`docker compose up` did not finish within 2 s"):
-        compose._docker("compose", "up", timeout=2)
+        compose.docker("compose", "up", timeout=2)
 
     assert time.monotonic() - began < 40, "it waited until the child had ended by itself"
     for pid in (docker.folder / "pids").read_text().split():

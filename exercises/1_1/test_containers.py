@@ -10,6 +10,7 @@ from grader.containers import challenges, passwords, rules
 from grader.containers.complaint import Broken
 from grader.containers.project import load
 from grader.expect import fact
+from grader.stack import trial
 
 
 def project(desk):
@@ -44,6 +45,7 @@ def test_compose_file(desk):
     found = project(desk)
     complaint = rules.services(found) if hasattr(found, "services") else found
     assert says_nothing(complaint), hint(complaint.hint)
+    desk.once("trial", lambda: desk.remarks.append(trial.remark(found)))
 
 
 @check(live=False, after=test_compose_file)

@@ -33,7 +33,8 @@ class Project:
         body = self.services.get(name, {})
         found: dict[str, str] = {}
         for path in body.get("env_file") or []:
-            found |= _env_file(Path(path))
+            if Path(path).resolve().is_relative_to(self.root.resolve()):
+                found |= _env_file(Path(path))
         given = body.get("environment") or {}
         return found | {key: text_of(value, UNKNOWN) for key, value in given.items()}
 

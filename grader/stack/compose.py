@@ -58,7 +58,7 @@ def engine() -> str:
     if not shutil.which("docker") or not _has_socket():
         return ""
     try:
-        return _docker("version", "--format", "{{.Server.Version}}", timeout=10).strip()
+        return docker("version", "--format", "{{.Server.Version}}", timeout=10).strip()
     except LabFault:
         return ""
 
@@ -74,13 +74,13 @@ def _has_socket() -> bool:
 def _plugin() -> bool:
     """Whether the client knows `docker compose`; the older docker-compose is something else."""
     try:
-        _docker("compose", "version", "--short")
+        docker("compose", "version", "--short")
     except LabFault:
         return False
     return True
 
 
-def _docker(*arguments: str, timeout: float = SECONDS, env: Mapping[str, str] | None = None) -> str:
+def docker(*arguments: str, timeout: float = SECONDS, env: Mapping[str, str] | None = None) -> str:
     """Run the Docker client and return what it printed.
 
     Raises:
@@ -136,7 +136,7 @@ def _compose(
     # The file can't be read without passwords, also where none is used.
     unused = {variable: os.environ.get(variable) or "-" for variable, _ in PASSWORDS.values()}
     env = {**os.environ, **(unused if passwords is None else passwords)}
-    return _docker("compose", *PLACE, *arguments, timeout=timeout, env=env)
+    return docker("compose", *PLACE, *arguments, timeout=timeout, env=env)
 
 
 def _containers() -> dict[str, dict[str, Any]]:
@@ -197,7 +197,7 @@ def _passwords() -> dict[str, str]:
             if service == "rabbitmq":
                 # RabbitMQ keeps the password of its first start; data left by a container that is
                 # gone could not be opened with a new one.
-                _docker("volume", "rm", "--force", f"{PROJECT}_rabbitmq-data")
+                docker("volume", "rm", "--force", f"{PROJECT}_rabbitmq-data")
     return found
 
 
@@ -211,7 +211,7 @@ def _chosen(variable: str) -> bool:
 
 def _environment(container: Mapping[str, Any]) -> dict[str, str]:
     """Return the environment that a container was made with."""
-    printed = _docker("inspect", "--format", "{{json .Config.Env}}", container["ID"])
+    printed = docker("inspect", "--format", "{{json .Config.Env}}", container["ID"])
     return dict(entry.split("=", 1) for entry in json.loads(printed) if "=" in entry)
 
 

@@ -106,13 +106,17 @@ class Crew:
         return client
 
     def start_program(
-        self, *arguments: str, extra: Mapping[str, str | None] | None = None
+        self,
+        *arguments: str,
+        extra: Mapping[str, str | None] | None = None,
+        closed: Mapping[str, str] | None = None,
     ) -> Child:
         """Start a script of the submission (`"web.py", "--port", "8000"`), return its process.
 
-        A variable of `extra` that is None is taken out of the environment.
+        Args:
+            extra, closed: changes of its environment; see `Place.start`.
         """
-        child = self.place.start("program", arguments, extra)
+        child = self.place.start("program", arguments, extra, closed)
         self._closers.callback(child.end)
         return child
 

@@ -35,6 +35,7 @@ class Place:
         program: str,
         arguments: Sequence[str],
         extra: Mapping[str, str | None] | None = None,
+        closed: Mapping[str, str] | None = None,
         **streams: Any,
     ) -> Child:
         """Start one of the programs of grader/inside.
@@ -43,13 +44,16 @@ class Place:
             program: "worker", "client" or "program".
             arguments: what follows on its command line.
             extra: variables for its environment beside the usual ones; None takes one away.
+            closed: further variables, with URLs where nobody listens: nothing leads there, so that
+                a connection is refused, with and without a network of the lab's own.
             streams: see `process.spawn`.
         """
-        variables = {**self.environment, **(extra or {})}
+        wanted = {**self.environment, **(extra or {})}
+        variables = {name: value for name, value in wanted.items() if value is not None}
         self.cell.lead(variables.values())
         return spawn(
             self.cell.command(program, arguments),
-            env=environment(self.folder, variables),
+            env=environment(self.folder, {**variables, **(closed or {})}),
             cwd=self.folder,
             ledger=self.ledger,
             **streams,

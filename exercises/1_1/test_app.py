@@ -24,8 +24,9 @@ RESULTS = re.compile(r"^settings -> .*\bresults:(.*)$", re.MULTILINE)
 class Script:
     """A running `python app.py`, or another program of the submission, and what it printed."""
 
-    def __init__(self, lab, *arguments, **extra):
-        self.lab, self.child = lab, lab.start_program(*(arguments or ("app.py",)), extra=extra)
+    def __init__(self, lab, *arguments, closed=None, **extra):
+        words = arguments or ("app.py",)
+        self.lab, self.child = lab, lab.start_program(*words, extra=extra, closed=closed)
 
     @property
     def text(self):
@@ -211,7 +212,7 @@ class Failing:
         lab.kill_worker()
         scheme = "redis" if lab.broker == "redis" else "amqp"
         nobody = f"{scheme}://127.0.0.1:{lab.free_port()}/"
-        self.refused = Script(lab, CELERY_BROKER_URL=nobody)
+        self.refused = Script(lab, closed={"CELERY_BROKER_URL": nobody})
         self.alone = Script(lab)
         for script in (self.refused, self.alone):
             script.end()

@@ -41,6 +41,7 @@ def docker(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere")
     compose.engine.cache_clear()
+    trial._known.clear()
 
     def answer(word, out="", code=0):
         answers.append([word, out, code])
@@ -77,6 +78,7 @@ def test_a_stack_that_comes_up_is_told_and_removed(docker, project):
     ]
     assert kinds == ["config", "up", "exec", "down"]
     assert not list(project.root.glob(".lab-trial-*"))
+    assert trial.remark(project) and len(docker.calls()) == 5  # known already
 
 
 def test_a_stack_that_fails_is_told_and_removed(docker, project):

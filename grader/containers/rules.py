@@ -33,10 +33,15 @@ def services(project: Project) -> Complaint | None:
     """The four services are there, each with an image or a build."""
     missing = [name for name in SERVICES if name not in project.services]
     if missing:
-        return said("containers_services", "containers_services_seen", missing=", ".join(missing))
+        return said(
+            "containers_services",
+            "containers_services_seen",
+            "services",
+            missing=", ".join(missing),
+        )
     bare = [n for n in SERVICES if not {"image", "build"} & set(project.services[n])]
     if bare:
-        return said("containers_image", "containers_image_seen", bare=", ".join(bare))
+        return said("containers_image", "containers_image_seen", "services", bare=", ".join(bare))
     return None
 
 

@@ -161,6 +161,11 @@ def lab() -> None:
     """Stands for the lab that the runner hands to the check."""
 
 
+@pytest.fixture
+def desk() -> None:
+    """Stands for the desk that the runner hands to a check of files."""
+
+
 def check_of(function: Any) -> Check | None:
     """Return the check behind a test function, None for an ordinary test."""
     found = getattr(function, "check", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from grader import extras
 from grader.desk import Desk
 from grader.errors import LabFault
-from grader.exercise import load
+from grader.exercise import ROOT, load
 from grader.home import Home
 from grader.queues import left
 from grader.runner import Run
@@ -86,6 +87,20 @@ def test_a_desk_makes_things_once(exercise, write):
         assert desk.once("a", list) is desk.once("a", list)
         desk.close()
         assert not desk.folder.exists()
+
+
+def test_pytest_runs_a_check_of_files():
+    """pytest takes a check that is not live like any other, with its remark on the card."""
+    words = ["exercises/1_1", "--submission", "solutions/1_1", "-k", "compose_file", "--lang", "en"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *words, "--broker", "redis"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout
+    assert "compose stack" in done.stdout
 
 
 # Extras

@@ -19,8 +19,9 @@ LAYERS = (
     "errors words",
     "check exercise history expect verdict containers",
     "process home place worker client publisher events tap clock faults "
-    "sandbox cell warden relay cgroup isolation submission services stack resources",
-    "crew lab runner session grading",
+    "sandbox cell warden relay cgroup isolation submission services stack resources "
+    "extras queues",
+    "crew lab desk runner session grading",
     "report rubric documents verify doctor",
     "cli plugin",
 )

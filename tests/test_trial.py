@@ -67,6 +67,13 @@ def test_without_an_engine_it_is_not_run(project, monkeypatch):
     assert "docker compose up" in trial.remark(project).render("zh")
 
 
+def test_it_can_be_switched_off(docker, project, monkeypatch):
+    """LAB_COMPOSE_UP=0 keeps strangers' containers off the machine, and is said."""
+    monkeypatch.setenv("LAB_COMPOSE_UP", "0")
+
+    assert "LAB_COMPOSE_UP=0" in trial.remark(project).render("en")
+
+
 def test_a_stack_that_comes_up_is_told_and_removed(docker, project):
     """It is started without its ports, asked for a pong, and removed with its volumes."""
     docker("config", json.dumps(PLAN))

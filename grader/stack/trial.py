@@ -38,6 +38,8 @@ def remark(project: Project) -> Text:
 
     The same files are tried once in a call of the lab, however many brokers it grades on.
     """
+    if os.environ.get("LAB_COMPOSE_UP") == "0":
+        return Text.of("trial_off")
     if not compose.engine():
         return Text.of("trial_not_run")
     key = _digest(project.root)
@@ -74,6 +76,8 @@ def _try(project: Project) -> Text:
         # Nothing of it is to be seen from outside, and no port of the machine can be taken.
         service.pop("ports", None)
         service.pop("container_name", None)
+    for network in filter(None, (plan.get("networks") or {}).values()):
+        network["internal"] = True  # a stranger's containers get no way out
     resolved = project.root / f".{name}.json"
     resolved.write_text(json.dumps(plan).replace("$", "$$"), encoding="utf-8")
     whole = ("compose", *place, "--file", str(resolved))
@@ -144,6 +148,11 @@ def _reaches(plan: Mapping[str, Any], root: Path) -> Iterator[str]:
         )
         if build.get("network") == "host":
             yield f"{name}: build.network: host"
+    yield from (
+        f"networks: {n}"
+        for n, b in (plan.get("networks") or {}).items()
+        if (b or {}).get("external")
+    )
     for kind in ("volumes", "secrets", "configs"):
         for name, body in (plan.get(kind) or {}).items():
             file = (body or {}).get("file")

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from grader.exercise import Exercise
-from grader.isolation import demand
 from grader.extras import supply
+from grader.isolation import demand
 from grader.runner import grade
 from grader.sandbox import best
 from grader.session import choose_brokers, draw_seed, session

@@ -86,9 +86,9 @@ class Findings:
         return self.runs[exercise.id, broker]
 
     def _prepare(self, exercise: Exercise) -> None:
+        from grader.extras import supply
         from grader.isolation import demand
         from grader.sandbox import best
-        from grader.extras import supply
         from grader.session import choose_brokers, draw_seed, session
 
         if self.config.getoption("--lab-strict"):

@@ -40,10 +40,10 @@ def test_command(require: tuple[str, ...], arguments: tuple[str, ...]) -> None:
 def verify_command(ids: tuple[str, ...], full: bool, **options: Any) -> None:
     """Prove that starters fail, solutions shine, and every wrong answer fails as it says."""
     from grader.documents import problems
-    from grader.isolation import demand
-    from grader.sandbox import best
     from grader.exercise import find, folders
     from grader.extras import supply
+    from grader.isolation import demand
+    from grader.sandbox import best
     from grader.session import draw_seed, session
     from grader.verify import verify
 

@@ -31,7 +31,7 @@ TALK = """
 import json, os, socket
 def talk(host, port, kind=socket.SOCK_STREAM):
     with socket.socket(type=kind) as link:
-        link.settimeout(5)
+        link.settimeout(30)
         try:
             link.connect((host, port))
             link.sendall(b"hello")
@@ -113,7 +113,7 @@ class Start:
     def run(self, cell: Cell, script: str):
         """Run a script to its end and return what it printed, read as JSON."""
         child = self.start(cell, script)
-        child.process.wait(60)
+        child.process.wait(120)
         text = child.output.finish()
         assert child.exit_code == 0, text
         return json.loads(text)

@@ -96,7 +96,7 @@ def test_a_fork_bomb_meets_its_bound(start):
 
     assert 50 < int(text.split()[-1]) <= MOST_PROCESSES
     child.end()
-    assert not any(map(lives, family))
+    wait_until(lambda: not any(map(lives, family)), 30, AssertionError)
 
 
 SHY_DAEMON = """
@@ -137,7 +137,6 @@ def test_a_shy_daemon_is_found(start, box, then, tmp_path):
     if then == "signal.pause()":
         wait_until(lambda: sleepers(seconds), 20, AssertionError)
         child.end()
-        assert not sleepers(seconds)
 
     wait_until(lambda: not sleepers(seconds), 20, AssertionError)
     assert (child.process.wait(20) == 0) is (then == "")

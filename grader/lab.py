@@ -137,11 +137,15 @@ class Lab(Crew):
         *args: Any,
         within: float = ANSWER_SECONDS,
         kwargs: Mapping[str, Any] | None = None,
+        retries: int = 0,
     ) -> Call:
-        """Publish one task of the submission by its function's name; do not wait."""
-        task = f"{self.exercise.module}.{function}"
+        """Publish one task of the submission by its function's name; do not wait.
+
+        With `retries` the message says that the task was tried again so often already.
+        """
+        task, given = f"{self.exercise.module}.{function}", dict(kwargs or {})
         with self._blaming():
-            call = self.publisher.send(task, self.queue(task), args, dict(kwargs or {}), within)
+            call = self.publisher.send(task, self.queue(task), args, given, within, retries)
         self.history.calls.append(call)
         return call
 

@@ -20,8 +20,8 @@ DEFAULT_KEY = "celery-task-meta-{}"
 NO_CANVAS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 
-def headers(call: Call) -> dict[str, Any]:
-    """Return the message headers of a task call.
+def headers(call: Call, retries: int = 0) -> dict[str, Any]:
+    """Return the message headers of a task call that was tried again `retries` times already.
 
     Task protocol 2 is documented in Celery's internals guide, "Message Protocol". It is written
     with kombu alone because importing Celery costs a tenth of a whole grading.
@@ -35,7 +35,7 @@ def headers(call: Call) -> dict[str, Any]:
         "group": None,
         "eta": None,
         "expires": None,
-        "retries": 0,
+        "retries": retries,
         "timelimit": [None, None],
         "argsrepr": repr(call.args),
         "kwargsrepr": repr(call.kwargs),
@@ -72,19 +72,26 @@ class Publisher:
         self._connect()
 
     def send(
-        self, task: str, queue: str, args: Sequence[Any], kwargs: dict[str, Any], limit: float
+        self,
+        task: str,
+        queue: str,
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        limit: float,
+        retries: int = 0,
     ) -> Call:
         """Publish one task message to `queue`, which must exist, and return the call.
 
         It goes through the default exchange, so the queue's own binding does not matter, and
-        declares nothing: the queue's arguments are the submission's.
+        declares nothing: the queue's arguments are the submission's. With `retries` it looks like
+        a task that was tried again so often.
         """
         call = Call(str(uuid.uuid4()), task, tuple(args), kwargs, time.time(), limit)
         self._producer.publish(
             (call.args, kwargs, NO_CANVAS),
             exchange="",
             routing_key=queue,
-            headers=headers(call),
+            headers=headers(call, retries),
             correlation_id=call.id,
             delivery_mode="persistent",
         )

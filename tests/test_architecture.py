@@ -19,7 +19,7 @@ LAYERS = (
     "errors words",
     "check exercise history expect verdict containers",
     "process home place worker client publisher events tap clock faults "
-    "sandbox cell warden relay cgroup isolation submission services stack resources "
+    "sandbox cell warden relay cgroup isolation submission services stack resources trail "
     "extras queues",
     "crew lab desk runner session grading",
     "report rubric documents verify doctor",

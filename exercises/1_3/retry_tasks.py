@@ -1,8 +1,9 @@
 """Exercise 1.3: tasks that try again.
 
 README.md says what each task does, when it tries again and how long it waits. Replace every `raise
-NotImplementedError`; the tasks' names and parameters stay as they are, and `bind=True` is yours to
-add. Start a worker with `celery -A retry_tasks worker -l INFO` and grade with `pytest exercises/1_3`.
+NotImplementedError`; the tasks' names and parameters stay as they are, and options such as
+`bind=True` are yours to add. Start a worker with `celery -A retry_tasks worker -l INFO` and grade
+with `pytest exercises/1_3`.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ app.conf.update(task_serializer="json", result_serializer="json", accept_content
 log = get_task_logger(__name__)
 
 
-# ------------------------------------------------------------------- what the service's answer means
+# ------------------------------------------------------------------ what the service's answer means
 
 
 class ServiceError(Exception):

@@ -638,7 +638,7 @@ BATCH = 28
 SHARP = 20
 
 
-@check(lane="workers", after=test_worker_stays_free)
+@check(lane="workers", after=(test_backoff_limits, test_worker_stays_free))
 def test_jitter_differs(lab):
     """The draws differ: between URLs, between the processes of a worker, and after a restart."""
     # The first waits, of 0 to 1 s, in the order in which one process drew them. Whole seconds are
@@ -651,6 +651,8 @@ def test_jitter_differs(lab):
     second, _ = batch(lab, keys, other)
     lab.restart_worker(speed=lab.exercise.speed)
     third, _ = batch(lab, keys, lab.worker.pool[0])
+    read = min(map(len, (first, second, third)))
+    assert lab.fact(read >= SHARP, "waits_read", seen=read)
 
     by_url = [(first[key], second[key]) for key in keys if key in first and key in second]
     first, second, third = (list(row.values()) for row in (first, {**stuck, **second}, third))

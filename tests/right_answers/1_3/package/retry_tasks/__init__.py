@@ -1,0 +1,3 @@
+from retry_tasks.application import app
+
+__all__ = ["app"]

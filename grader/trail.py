@@ -43,21 +43,23 @@ class Trail:
         call: what the grader sent.
         requests: what the service got on the call's behalf, in the order of arrival.
         messages: every message seen with the call's id.
+        since: the retry number that the call itself was sent with.
     """
 
     call: Call
     requests: Sequence[Request]
     messages: Sequence[Message] = field(default_factory=list)
+    since: int = 0
 
     @property
     def retries(self) -> dict[int, Message]:
-        """The message of each retry by its number, from 1 on.
+        """The message of each retry by its number, the first one first.
 
         A task that is put off publishes the same number again; the first one is the retry.
         """
         found: dict[int, Message] = {}
         for message in self.messages:
-            if message.retries:
+            if message.retries > self.since:
                 found.setdefault(message.retries, message)
         return dict(sorted(found.items()))
 
@@ -95,6 +97,8 @@ def answered_at(request: Request) -> float:
     return request.at + ((request.ended or request.began) - request.began)
 
 
-def trail(call: Call, requests: Sequence[Request], messages: Sequence[Message]) -> Trail:
+def trail(
+    call: Call, requests: Sequence[Request], messages: Sequence[Message], since: int = 0
+) -> Trail:
     """Return the trail of a call: its own messages out of all, with its requests."""
-    return Trail(call, list(requests), [m for m in messages if m.id == call.id])
+    return Trail(call, list(requests), [m for m in messages if m.id == call.id], since)

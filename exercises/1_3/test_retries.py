@@ -43,6 +43,7 @@ class Job:
         self.value = lab.rng.randint(100, 999)
         self.service.script(self.key, *steps, then=then or ok(self.value))
         self.begun = len(self.service.requests(self.key))
+        self.since = how.get("retries", 0)
         self.call = self.send(**how)
 
     def send(self, named=False, retries=0):
@@ -78,7 +79,7 @@ class Job:
     @property
     def trail(self):
         """What became of the call."""
-        return trail(self.call, self.requests, self.lab.history.messages)
+        return trail(self.call, self.requests, self.lab.history.messages, self.since)
 
     @property
     def ending(self):

@@ -1,7 +1,7 @@
 """Tasks that try again: when it helps, after the right wait, and not for ever.
 
-From top to bottom: the app, what an answer of a service means, the base class that all retries go
-through, and the tasks.
+From top to bottom: the app, what an answer of a service means, what all processes know of a host
+(circuit breaker and retry budget), the base class that all retries go through, and the tasks.
 """
 
 from __future__ import annotations
@@ -10,12 +10,16 @@ import math
 import os
 import random
 import re
+import time
+import uuid
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 import requests
 from celery import Celery, Task
+from celery.exceptions import Ignore, Retry
 from celery.utils.log import get_task_logger
 from kombu.utils.json import dumps
 
@@ -89,11 +93,101 @@ def ask_job(key: str) -> requests.Response:
     return response
 
 
+# ------------------------------------------------------------- what all processes know of a host
+
+OPENS_AFTER = 5
+OPEN_SECONDS = 30
+# A trial whose process was killed must not keep the circuit open for ever.
+TRIAL_SECONDS = 20
+MINUTE = 60
+BUDGET_FROM = 50
+BUDGET_SHARE = 0.2
+
+
+class Host:
+    """The circuit breaker and the retry budget of one host:port, kept in the backend's Redis.
+
+    Kept there because a worker is many processes: what one has learnt of a host, all must know.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.key = f"retry_tasks:host:{urlsplit(url).netloc}"
+        self.redis = app.backend.client
+
+    def closed_in(self) -> float:
+        """Return 0 where a request may be sent now, else the seconds to put it off for."""
+        until = self.redis.get(f"{self.key}:open_until")
+        if until is None:
+            return 0.0
+        left = float(until) - time.time()
+        if left > 0:
+            return left
+        # The time is over. Whoever sets this key tries; the others look again a little later.
+        mine = self.redis.set(f"{self.key}:trial", 1, nx=True, ex=TRIAL_SECONDS)
+        return 0.0 if mine else 1.0
+
+    def sent(self) -> None:
+        """Note a request."""
+        self._note("requests")
+
+    def answered(self) -> None:
+        """Note a good answer: the circuit is closed, whatever it was before."""
+        self.redis.delete(*(f"{self.key}:{name}" for name in ("failures", "open_until", "trial")))
+
+    def failed(self) -> None:
+        """Note a failure: the fifth in a row, or a failed trial, opens the circuit."""
+        failures = self.redis.incr(f"{self.key}:failures")
+        if failures >= OPENS_AFTER:
+            self.redis.set(f"{self.key}:open_until", time.time() + OPEN_SECONDS)
+            self.redis.delete(f"{self.key}:trial")
+
+    def grants_retry(self) -> bool:
+        """Take one retry out of the budget; False where there is none left.
+
+        Taken first and given back: two processes that look first would both find the last one.
+        """
+        taken, retries = self._note("retries")
+        requests_sent = self._count("requests")
+        if requests_sent < BUDGET_FROM or retries <= BUDGET_SHARE * requests_sent:
+            return True
+        self.redis.zrem(f"{self.key}:retries", taken)
+        return False
+
+    def _note(self, what: str) -> tuple[str, int]:
+        """Add one to the last minute's; return its name and how many there are now."""
+        name = uuid.uuid4().hex
+        self.redis.zadd(f"{self.key}:{what}", {name: time.time()})
+        self.redis.expire(f"{self.key}:{what}", MINUTE)
+        return name, self._count(what)
+
+    def _count(self, what: str) -> int:
+        self.redis.zremrangebyscore(f"{self.key}:{what}", 0, time.time() - MINUTE)
+        return self.redis.zcard(f"{self.key}:{what}")
+
+
 # ------------------------------------------------------------------------------------ trying again
+
+STATS = "retry_tasks:stats"
 
 
 class Patient(Task):
     """A task that fails for passing reasons. `max_retries` says how often it is tried again."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run one attempt, and count how the task ended if it did."""
+        try:
+            result = super().__call__(*args, **kwargs)
+        except (Retry, Ignore):
+            raise  # there is more to come
+        except Exception as error:
+            self.count("exhausted" if isinstance(error, Unavailable) else "permanent")
+            raise
+        self.count("after_retries" if self.request.retries else "first_try")
+        return result
+
+    def count(self, ending: str) -> None:
+        """Count one ending: a single command of Redis, so no process overwrites another's."""
+        app.backend.client.hincrby(STATS, f"{self.name} {ending}", 1)
 
     def again(self, error: Exception, wait: float) -> NoReturn:
         """Have this task run again after `wait` seconds, or end with `error` if it ran enough."""
@@ -105,6 +199,12 @@ class Patient(Task):
         # this publishes a message that is due later and leaves the task by an exception. That is
         # why no call of it may stand in a `try` that catches Exception.
         raise self.retry(exc=error, countdown=wait)
+
+    def put_off(self, wait: float) -> NoReturn:
+        """Have this very attempt run later: it was not made, and uses up no retry."""
+        log.info("put off for %.4g s without a request", wait)
+        self.request.retries -= 1  # which retry() adds again
+        raise self.retry(countdown=wait)
 
 
 # --------------------------------------------------------------------------------------- the tasks
@@ -151,18 +251,35 @@ def asked_to_wait(response: requests.Response) -> float:
     return max(0.0, (moment - datetime.now(UTC)).total_seconds())
 
 
-@app.task(bind=True, base=Patient, max_retries=5)
-def fetch_url(self: Patient, url: str) -> dict[str, Any]:
+class Fetching(Patient):
+    """A task whose host has a circuit breaker and a retry budget."""
+
+    def fetch_again(self, host: Host, error: Exception, wait: float) -> NoReturn:
+        """Note the host's failure, and try again if the budget has a retry left."""
+        host.failed()
+        if self.request.retries < self.max_retries and not host.grants_retry():
+            raise error
+        self.again(error, wait)
+
+
+@app.task(bind=True, base=Fetching, max_retries=5)
+def fetch_url(self: Fetching, url: str) -> dict[str, Any]:
     """Fetch a page and say what came."""
+    host = Host(url)
+    if wait := host.closed_in():
+        self.put_off(wait)
+    backoff = full_jitter(self.request.retries)
     try:
+        host.sent()
         response = ask(url)
     except Unavailable as error:
-        self.again(error, full_jitter(self.request.retries))
+        self.fetch_again(host, error, backoff)
     status = response.status_code
     if status == 429 or status >= 500:
+        error = Unavailable(f"{url} was answered with {status_of(response)}")
         # On top of what was asked for, not instead of it: everybody was told the same moment.
-        wait = asked_to_wait(response) + full_jitter(self.request.retries)
-        self.again(Unavailable(f"{url} was answered with {status_of(response)}"), wait)
+        self.fetch_again(host, error, backoff + asked_to_wait(response))
+    host.answered()
     if status >= 400:
         raise Refused(f"{url} was answered with {status_of(response)}")
     # `content` is the body as it was before it was compressed for the way.
@@ -222,3 +339,14 @@ def bury(task: Task, task_data: dict[str, Any], error: Exception) -> None:
     }
     # The backend's own connection, wherever it points: the broker may not be a Redis at all.
     app.backend.client.rpush(DEAD_LETTERS, dumps(letter))
+
+
+@app.task
+def retry_stats() -> dict[str, dict[str, int]]:
+    """Return how the calls of each task ended, over all processes."""
+    endings = ("first_try", "after_retries", "exhausted", "permanent")
+    counted = app.backend.client.hgetall(STATS)
+    return {
+        task.name: {e: int(counted.get(f"{task.name} {e}".encode(), 0)) for e in endings}
+        for task in (unreliable_task, fetch_url, exponential_backoff_task, custom_retry_task)
+    }

@@ -241,6 +241,8 @@ def spend(lab):
         lab.until(lambda: len(page.requests) >= 3 or page.call.reply, within=PATIENCE)
         finish(lab, [Job(lab, "fetch_url", site="site3")])
         finish(lab, [*jobs, page])
+        # The last four failed in a row; the next check may fail four more times there.
+        finish(lab, [Job(lab, "fetch_url", site="site3")])
     return [*jobs, page]
 
 
@@ -602,10 +604,10 @@ def test_request_timeout(lab):
 
     # One that was started late gets its ten seconds all the same.
     lab.until(lambda: job.requests, within=PATIENCE)
-    lab.until(lambda: job.requests and job.requests[0].ended, within=13)
+    lab.until(lambda: job.requests and job.requests[0].ended, within=16)
     first = job.requests[0] if job.requests else None
     left = first is not None and first.answered == "hung up"
-    said = {"call": job.call, "seconds": 13, "seen": first.answered if first else "-"}
+    said = {"call": job.call, "seconds": 16, "seen": first.answered if first else "-"}
     assert lab.fact(left, "hung_up", **said), hint("no_timeout")
     finish(lab, [job])
     assert job.call == returns(job.right), hint("not_retried")

@@ -88,11 +88,8 @@ def fetch_url(self, url):
     except (ServiceError, *BROKEN) as error:
         again(self, error, wait)
     response.raise_for_status()
-    return {
-        "status_code": 200,
-        "content_length": int(response.headers["Content-Length"]),
-        "url": url,
-    }
+    size = int(response.headers["Content-Length"])
+    return {"status_code": 200, "content_length": size, "url": url}
 
 
 def is_number(value):

@@ -359,6 +359,7 @@ CELERYS = re.compile(r"Task \S+\[\S+\] (received|retry: Retry in|succeeded|raise
 NOISE = re.compile(
     r"https?://\S+|[0-9a-f]{8}-[0-9a-f-]{27}|127\.0\.0\.1(:\d+)?|0x[0-9a-f]+|HTTP/1\.1"
 )
+ERROR = re.compile(r"503|(?i:unavailable)|\w(Error|Exception)\b")
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
@@ -369,12 +370,12 @@ def own_lines(text):
 
 
 def tells(line, attempt, wait):
-    """Whether a line names the number of the attempt, the wait, and the status."""
+    """Whether a line names the number of the attempt, the wait, and the error."""
     numbers = [float(n) for n in NUMBER.findall(line)]
     if attempt not in numbers:
         return False
     numbers.remove(attempt)
-    named = "503" in line or "unavailable" in line.lower()
+    named = bool(ERROR.search(line))
     return named and any(wait.within(n, n, 0.51) for n in numbers)
 
 
@@ -624,8 +625,9 @@ def test_shutdown_keeps_retries(lab):
         # Behind them in the queue: when it is answered, the worker holds all of the retries.
         finish(lab, [Job(lab, "custom_retry_task")])
 
-    ended = lab.stop_worker() is not None
-    assert lab.fact(ended, "worker_ends", seconds=15)
+    # A warm shutdown takes two seconds; on a machine that is busy with other things, many more.
+    ended = lab.stop_worker(within=40) is not None
+    assert lab.fact(ended, "worker_ends", seconds=40)
     lab.restart_worker(speed=lab.exercise.speed)
     finish(lab, jobs)
     finish(lab, [Job(lab, "custom_retry_task")])

@@ -135,6 +135,18 @@ class lists(Expectation):
         return Text.of("wanted_list", call=seen)
 
 
+class succeeds(Expectation):
+    """A call that ends with a result, whatever it is."""
+
+    def accepts(self, seen: Call) -> bool:
+        """Say whether the reply is a result."""
+        return seen.reply is not None and seen.reply.succeeded
+
+    def wanted(self, seen: Call) -> Text:
+        """Say that a result was expected."""
+        return Text.of("wanted_success", call=seen)
+
+
 class answers(Expectation):
     """A call that ends at all, with a result or with an error."""
 

@@ -8,7 +8,16 @@ from decimal import Decimal
 
 import pytest
 
-from grader.expect import answers, fact, fails_with, last_difference, observed, returns, short
+from grader.expect import (
+    answers,
+    fact,
+    fails_with,
+    last_difference,
+    observed,
+    returns,
+    short,
+    succeeds,
+)
 from grader.history import Call, Reply
 from grader.words import Text
 
@@ -172,6 +181,12 @@ def test_an_error_is_one_of_the_named(seen, accepted):
 def test_an_answer_is_a_result_or_an_error(seen, accepted):
     """Whatever a task says at its end is an answer; silence and nonsense are none."""
     assert (seen == answers()) is accepted
+
+
+def test_a_success_is_any_result():
+    """A result of any kind is a success; an error and silence are none."""
+    assert call(result=None) == succeeds() and call(result="x") == succeeds()
+    assert not (call("FAILURE") == succeeds() or SILENT == succeeds())
 
 
 # The words

@@ -186,7 +186,7 @@ def test_an_answer_is_a_result_or_an_error(seen, accepted):
 def test_a_success_is_any_result():
     """A result of any kind is a success; an error and silence are none."""
     assert call(result=None) == succeeds() and call(result="x") == succeeds()
-    assert not (call("FAILURE") == succeeds() or SILENT == succeeds())
+    assert not (call("FAILURE") == succeeds() or succeeds() == SILENT)
 
 
 # The words

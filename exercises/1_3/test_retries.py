@@ -659,7 +659,8 @@ def test_jitter_differs(lab):
     third, _ = batch(lab, keys, lab.worker.pool[0])
 
     by_url = [(first[key], second[key]) for key in keys if key in first and key in second]
-    first, second, third = (list(row.values()) for row in (first, {**stuck, **second}, third))
+    first, stuck, second, third = (list(r.values()) for r in (first, stuck, second, third))
+    second = stuck + second
     said = {"seen": ", ".join(str(wait) for wait in first[:8])}
     assert lab.fact(not alike(by_url), "other_draws", **said), hint("by_url")
     assert lab.fact(not shifted(first, second), "other_draws", **said), hint("two_processes")

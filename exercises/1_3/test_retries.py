@@ -226,17 +226,17 @@ def spent(lab):
 def spend(lab):
     """Exhaust every task; the last attempt meets another status than those before it.
 
-    After four more, one that never gives up is let off.
+    One that never gives up is let off after forty more requests.
     """
     jobs = []
     with lab.tapped():
         for function in JOBS * 3:
             first = fail(500, times=LIMITS[function])
-            jobs.append(Job(lab, function, first, fail(503, times=5)))
+            jobs.append(Job(lab, function, first, fail(503, times=40)))
         # A circuit breaker may open after five failures of a host in a row. So the third answer is
         # held back until another call has got a good one from the same host.
         third = delay(1.5, fail(500))
-        steps = (fail(500, times=2), third, fail(500, times=2), fail(503, times=5))
+        steps = (fail(500, times=2), third, fail(500, times=2), fail(503, times=40))
         page = Job(lab, "fetch_url", *steps, site="site3")
         lab.until(lambda: len(page.requests) >= 3 or page.call.reply, within=PATIENCE)
         finish(lab, [Job(lab, "fetch_url", site="site3")])

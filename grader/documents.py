@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from grader.attacks.case import FOLDER as ATTACKS
+from grader.attacks.matrix import attack_table
 from grader.exercise import EXERCISES, ROOT, Exercise, find, folders
 from grader.rubric import rubric_problems
 
@@ -60,12 +62,21 @@ def rubric_table(path: Path) -> str:
     return "\n".join(rows) + "\n"
 
 
-BLOCKS: dict[str, Callable[[Path], str]] = {"exercises": exercise_table, "rubric": rubric_table}
+def attack_rows(path: Path) -> str:
+    """Return the table of all attacks."""
+    return attack_table(path, language_of(path))
+
+
+BLOCKS: dict[str, Callable[[Path], str]] = {
+    "exercises": exercise_table,
+    "rubric": rubric_table,
+    "attacks": attack_rows,
+}
 
 
 def documents() -> Iterator[Path]:
     """Yield the documents that may hold generated blocks."""
-    for folder in (ROOT, EXERCISES, *folders()):
+    for folder in (ROOT, EXERCISES, ATTACKS, *folders()):
         yield from (folder / name for name in HANDOUTS.values() if (folder / name).is_file())
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 LOG_LIMIT = 1_000_000
 T = TypeVar("T")
+# Each is called with every child that was started: so the suite of attacks hears what they print.
+watchers: list[Callable[[Child], None]] = []
 
 
 class Output:
@@ -224,6 +226,8 @@ def spawn(
     except OSError as error:
         child.end()  # a later run could not
         raise LabFault("cannot_start", program=command[0], error=error) from error
+    for watch in watchers:
+        watch(child)
     return child
 
 

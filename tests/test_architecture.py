@@ -22,7 +22,7 @@ LAYERS = (
     "sandbox cell warden relay cgroup isolation submission services stack resources trail "
     "extras queues",
     "crew lab desk runner session grading",
-    "report rubric documents verify doctor",
+    "report rubric documents verify doctor attacks",
     "cli plugin",
 )
 LAYER = {name: depth for depth, names in enumerate(LAYERS) for name in names.split()}

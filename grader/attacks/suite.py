@@ -1,0 +1,181 @@
+"""Runs attacks and says what did not hold.
+
+An attack is graded like any other submission. It must have run, have won nothing, have earned no
+criterion that the submission below it does not earn, and have turned none into `unknown`; what it
+was after must be where it was, and none of its processes may live on.
+"""
+
+from __future__ import annotations
+
+import functools
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from typing import Any
+
+from grader.attacks.case import Attack
+from grader.attacks.ground import Ground, planted
+from grader.attacks.overlay import lay
+from grader.attacks.reports import report_problems
+from grader.errors import BadSubmission
+from grader.exercise import SOLUTIONS, Exercise
+from grader.process import Child
+from grader.runner import grade
+from grader.sandbox import Sandbox
+from grader.submission import Submission
+from grader.verdict import Result, Verdict
+
+AT_ONCE = 3
+# A grading that is attacked may take this much longer than the slowest honest one would: a wait
+# for an answer that never comes is given up after three times five seconds.
+SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Bout:
+    """One attack on one exercise and broker, and what came of it."""
+
+    attack: Attack
+    exercise: Exercise
+    problems: tuple[str, ...] = ()
+    seconds: float = 0.0
+    not_enforced: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The attack and the exercise."""
+        return f"attacks/{self.exercise.id}/{self.attack.id}"
+
+
+@dataclass
+class Suite:
+    """Attacks on a ground.
+
+    Args:
+        ground: where they are run.
+        box: what holds their processes.
+        barriers: what the box enforces, out of `case.BARRIERS`.
+        seed: of every grading.
+    """
+
+    ground: Ground
+    box: Sandbox
+    barriers: frozenset[str]
+    seed: int
+    _made: dict[Any, Any] = field(default_factory=dict)
+
+    def run(self, bouts: Sequence[tuple[Attack, Exercise]]) -> Iterator[Bout]:
+        """Run several attacks at once and yield each as it is over."""
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for future in as_completed([pool.submit(self.one, a, e) for a, e in bouts]):
+                yield future.result()
+
+    def one(self, attack: Attack, exercise: Exercise) -> Bout:
+        """Run one attack; one that this sandbox can't hold is not run."""
+        if lacking := attack.not_enforced(self.barriers):
+            return Bout(attack, exercise, not_enforced=lacking)
+        began = time.monotonic()
+        nonce = f"{attack.id}-{secrets.token_hex(4)}"
+        facts = self.ground.facts(exercise, nonce)
+        place = self.ground.folder / nonce
+        place.mkdir()
+        path = lay(attack, exercise, place, facts)
+        laid = time.monotonic()
+        try:
+            result: Result | None = self._grade(attack, exercise, Submission.at(path))
+        except BadSubmission:
+            result = None
+        problems = [*self._problems(attack, exercise, result, nonce), *self.ground.harm(), *planted(nonce)]
+        if time.monotonic() - laid > SECONDS:
+            problems.append(f"it took {time.monotonic() - laid:.0f} s")
+        return Bout(attack, exercise, tuple(problems), round(time.monotonic() - began, 1))
+
+    def _grade(self, attack: Attack, exercise: Exercise, work: Submission) -> Result:
+        broker: Any = [self.ground.broker]
+        only = attack.criteria(exercise)
+        # The watched stack has all that a Lab asks of one.
+        stack: Any = self.ground.stack
+        return grade(exercise, work, broker, stack, self.seed, only=only, box=self.box)
+
+    def _problems(
+        self, attack: Attack, exercise: Exercise, result: Result | None, nonce: str
+    ) -> Iterator[str]:
+        mine = [child for child in self.ground.children if nonce in child.output.text]
+        text = "\n".join(child.output.text for child in mine)
+        if result is None:
+            yield from [] if attack.refused else ["it was refused before it ran"]
+            return
+        if attack.refused:
+            yield "it was not refused"
+        if not attack.quiet and f"[{nonce}] ran" not in text:
+            yield "it never ran"
+        yield from (line for line in text.splitlines() if line.startswith(f"[{nonce}] won"))
+        yield from self._leaks(attack, exercise, result, text)
+        yield from self._verdicts(attack, exercise, result)
+        yield from report_problems(result)
+        yield from _alive(mine)
+
+    def _leaks(
+        self, attack: Attack, exercise: Exercise, result: Result, text: str
+    ) -> Iterator[str]:
+        said = [w.render("en") for f in result.findings for w in (f.observed, f.expected)]
+        for name, secret in self.ground.secrets_of(exercise).items():
+            if secret in text or any(secret in words for words in said):
+                yield f"it read {name}"
+
+    def _verdicts(self, attack: Attack, exercise: Exercise, result: Result) -> Iterator[str]:
+        without = self._without(attack.on, exercise, attack.criteria(exercise))
+        for finding in result.findings:
+            passed = finding.verdict is Verdict.PASSED
+            if finding.verdict is Verdict.UNKNOWN:
+                yield f"{finding.id} is unknown: {finding.observed.render('en')[:400]}"
+            elif passed and finding.id not in without:
+                yield f"{finding.id} passed"
+            elif attack.keeps and not passed and finding.id in without:
+                yield f"{finding.id} is {finding.verdict}: {finding.observed.render('en')[:400]}"
+
+    def _without(self, on: str, exercise: Exercise, only: tuple[str, ...]) -> frozenset[str]:
+        """Return what the submission below an attack earns without it."""
+        if on == "solution":  # which earns everything: `lab verify` sees to that
+            return frozenset(row.id for row in exercise.criteria)
+        return self._starter(exercise.id, exercise)
+
+    def _starter(self, id: str, exercise: Exercise) -> frozenset[str]:
+        return frozenset()
+
+    def afterwards(self, exercise: Exercise) -> list[str]:
+        """Grade the reference solution where the attacks were, and return what it lost."""
+        result = grade(
+            exercise,
+            Submission.at(SOLUTIONS / exercise.id),
+            [self.ground.broker],
+            self.ground.stack,  # type: ignore[arg-type]
+            self.seed,
+            box=self.box,
+        )
+        return [
+            f"the solution lost {f.id} afterwards: {f.observed.render('en')}"
+            for f in result.findings
+            if f.verdict is not Verdict.PASSED
+        ]
+
+
+def _alive(children: Sequence[Child]) -> Iterator[str]:
+    for child in children:
+        for process in child.family:
+            yield f"its process {process.pid} is still there"
+
+
+@functools.cache
+def exercises_of(ids: tuple[str, ...]) -> tuple[Exercise, ...]:
+    """Return the exercises of these ids, all there are for none."""
+    from grader.exercise import find, folders
+
+    return tuple(find(id) for id in ids or [folder.name for folder in folders()])
+
+
+def barriers(box: Sandbox) -> frozenset[str]:
+    """Return what a sandbox enforces, out of `case.BARRIERS`."""
+    return frozenset({"files", "signals", "ipc"} if box.kind == "bubblewrap" else ())

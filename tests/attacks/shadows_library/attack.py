@@ -1,0 +1,5 @@
+"""What it imports, it brings itself."""
+
+from attack_kit import ran
+
+ran()

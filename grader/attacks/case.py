@@ -8,7 +8,7 @@
     title = { en, zh }        what is tried
     holds = { en, zh }        what stands in its way
     on = "empty"              laid over the starter, or "solution": over the reference solution
-    judged = "all"            or "core", or "first": the first criterion only
+    judged = "all"            or "core", or "first": the first criterion only; or a list of criteria
     keeps = true              it costs the submission nothing: the same points as without it
     brokers = ["redis"]       the brokers to run it on, Redis by default
     exercise = "1_2"          where the mechanism is that exercise's own (optional)
@@ -46,7 +46,7 @@ class Attack:
     title: Mapping[str, str]
     holds: Mapping[str, str]
     on: str = "empty"
-    judged: str = "all"
+    judged: str | list[str] = "all"
     keeps: bool = False
     brokers: tuple[str, ...] = ("redis",)
     exercise: str = ""
@@ -71,6 +71,8 @@ class Attack:
 
     def criteria(self, exercise: Exercise) -> tuple[str, ...]:
         """Return the criteria that it is judged by, an empty tuple for all of them."""
+        if isinstance(self.judged, list):
+            return tuple(self.judged)
         core = tuple(row.id for row in exercise.criteria if not row.bonus)
         return {"all": (), "core": core, "first": core[:1]}[self.judged]
 
@@ -103,7 +105,9 @@ def _wrong(data: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     for key in ("title", "holds"):
         if set(data.get(key, ())) != set(LANGUAGES):
             yield key, "text in both languages"
-    choices = {"brokers": BROKERS, "needs": BARRIERS, "on": LAID_OVER, "judged": JUDGED}
+    choices = {"brokers": BROKERS, "needs": BARRIERS, "on": LAID_OVER}
+    if isinstance(data.get("judged"), str):
+        choices["judged"] = JUDGED
     for key, offered in choices.items():
         given = data.get(key, [])
         if set([given] if isinstance(given, str) else given) - set(offered):

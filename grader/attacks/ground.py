@@ -93,7 +93,7 @@ class Ground:
         close(self.bell.close)
         os.environ[VARIABLE] = self.secret
         close(os.environ.pop, VARIABLE, None)
-        self.neighbour = self.stack.open("redis")
+        self.neighbour = self.stack.open(self.broker)
         close(self.neighbour.close)
         self._write_neighbour()
         listen = self.children.append
@@ -131,7 +131,14 @@ class Ground:
             "bell": ["127.0.0.1", self.bell.port],
             "neighbour": [neighbour.hostname, neighbour.port],
             "variable": VARIABLE,
+            **self._rabbit(),
         }
+
+    def _rabbit(self) -> dict[str, Any]:
+        if self.broker != "rabbitmq":
+            return {}
+        host = self.neighbour.parts[-1]
+        return {"vhost": host.vhost, "management": host.broker.management.url}
 
     def secrets_of(self, exercise: Exercise) -> dict[str, str]:
         """Return what must never be seen in what a submission prints: name -> text."""

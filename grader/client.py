@@ -136,8 +136,15 @@ def _is_hello(value: Any) -> bool:
         return False
     with contextlib.suppress(ValueError, RecursionError):
         json.dumps(value, ensure_ascii=False).encode()  # half characters have no place in a key
-        return all(isinstance(value.get(key), kind) for key, kind in wanted.items())
+        forms = all(isinstance(value.get(key), kind) for key, kind in wanted.items())
+        return forms and all(_is_route(route) for route in value["routes"].values())
     return False
+
+
+def _is_route(value: Any) -> bool:
+    """Whether this names a queue as a broker can: AMQP has names of at most 255 bytes."""
+    queue = value.get("queue") if isinstance(value, dict) else None
+    return isinstance(queue, str) and 0 < len(queue.encode()) < 256
 
 
 def _own_lines(traceback: str) -> str:

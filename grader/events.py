@@ -6,6 +6,7 @@ import contextlib
 import threading
 from typing import Any
 
+from grader.blame import MOST_EVENTS, flooded
 from grader.errors import LabFault
 from grader.history import nested
 from grader.process import wait_until
@@ -58,6 +59,8 @@ class Listener:
                     self._listening.set()
                     while not self._over.is_set():
                         self._drain(connection, 0.05)
+                        if len(self.into) > MOST_EVENTS:
+                            raise flooded()
         except Exception as error:
             self.error = error
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from grader.blame import deaf, refused
 from grader.cell import Cell
 from grader.crew import HAIL, Crew
 from grader.errors import LabFault, SubmissionFault
@@ -84,8 +85,8 @@ class Lab(Crew):
 
     def _open(self, submission: Submission, stack: Stack, box: Sandbox) -> None:
         stem = stack.home.folder / f"{self.exercise.id}-{self.broker}-{id(self):x}"
+        self._closers.callback(remove, stem)  # also of what was copied before it was refused
         folder = submission.copy(stem, self.exercise)
-        self._closers.callback(remove, stem)
         self.resources = Resources(self.exercise.environment, stack, stem.with_suffix(".data"))
         self._closers.callback(self.resources.close)
         self.http, self.redis = self.resources.http, self.resources.redis
@@ -222,11 +223,8 @@ class Lab(Crew):
             return error
         if not self.space.standing:
             return SubmissionFault("server_destroyed", broker=self.broker)
-        if self.space.private and str(error).startswith("BUSY "):
-            # Redis says so while a script runs on and on, and no script is the grader's.
-            return SubmissionFault("server_blocked", broker=self.broker)
-        if self.space.private and "'maxmemory'" in str(error):
-            return SubmissionFault("server_filled", broker=self.broker)
+        if self.space.private and (refusal := refused(error)):
+            return refusal
         return LabFault("lost_broker", broker=self.broker, error=error)
 
     def unregistered(self, functions: Sequence[str]) -> list[str]:
@@ -252,11 +250,11 @@ class Lab(Crew):
                     raise self._explain(tap.error)
 
     def _mark(self, tap: Any) -> None:
-        last = self._hail()
+        last, before = self._hail(), tap.seen
         wait_until(
             lambda: tap.error or self.history.published(last.id),
             ANSWER_SECONDS,
-            lambda: LabFault("deaf_tap", seconds=f"{ANSWER_SECONDS:g}"),
+            lambda: deaf(tap.seen - before, ANSWER_SECONDS),
         )
 
     def fact(self, holds: bool, key: str, **fields: object) -> bool:

@@ -15,6 +15,7 @@ import time
 from typing import Any
 from urllib.parse import urlsplit
 
+from grader.blame import MOST_MESSAGES, flooded
 from grader.history import Message
 
 LONGEST = 300_000
@@ -33,6 +34,7 @@ class _Tap:
 
     def __init__(self, url: str, into: list[Message]) -> None:
         self.url, self.into = url, into
+        self.seen = 0  # commands or messages, ours and not
         self._over, self._standing = threading.Event(), threading.Event()
         self.error: Exception | None = None
         self._thread = threading.Thread(target=self._guard, daemon=True)
@@ -50,6 +52,11 @@ class _Tap:
 
     def _run(self) -> None:
         raise NotImplementedError
+
+    def _keep(self, message: Message) -> None:
+        if len(self.into) >= MOST_MESSAGES:
+            raise flooded()
+        self.into.append(message)
 
     def close(self) -> None:
         """Stop reading."""
@@ -79,6 +86,7 @@ class RedisTap(_Tap):
                     self._take(monitor.connection.read_response())
 
     def _take(self, line: bytes) -> None:
+        self.seen += 1
         if b' "LPUSH" ' not in line[:200] or len(line) > LONGEST or self._mine not in line[:40]:
             return
         # A submission can push anything: what can't be read is no task message.
@@ -87,7 +95,7 @@ class RedisTap(_Tap):
             document = json.loads(payload)
             headers = document["headers"]
             if "task" in headers:
-                self.into.append(
+                self._keep(
                     message(queue, headers, document.get("content-type"), document.get("body", ""))
                 )
 
@@ -119,13 +127,14 @@ class RabbitTap(_Tap):
                         connection.drain_events(timeout=0.05)
 
     def _take(self, frame: Any) -> None:
+        self.seen += 1
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, IndexError):
             properties = frame.headers["properties"]
             headers = properties["headers"]
             if "task" in headers:
                 queue = frame.headers["routing_keys"][0]
                 body = bytes(frame.body) if not isinstance(frame.body, str) else frame.body.encode()
-                self.into.append(
+                self._keep(
                     message(
                         queue,
                         headers,

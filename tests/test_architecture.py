@@ -18,8 +18,8 @@ TESTS = sorted([*(ROOT / "tests").glob("*.py"), *(ROOT / "tests" / "benchmarks")
 LAYERS = (
     "errors words",
     "check exercise history expect verdict containers",
-    "process home place worker client publisher events tap clock faults "
-    "sandbox cell warden relay cgroup isolation submission services stack resources trail "
+    "process home place worker client publisher events tap clock faults sandbox cell "
+    "warden relay cgroup isolation submission services stack resources trail blame "
     "extras queues",
     "crew lab desk runner session grading",
     "report rubric documents verify doctor attacks",

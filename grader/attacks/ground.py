@@ -68,9 +68,12 @@ class Watched:
         self.home, self._stack = stack.home, stack
         self.passwords: set[str] = set()
 
-    def open(self, broker: str) -> Namespace:
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stack, name)
+
+    def open(self, broker: str, *more: Any) -> Namespace:
         """Open a namespace of the stack."""
-        space = self._stack.open(broker)
+        space = self._stack.open(broker, *more)
         found = {urlsplit(url).password for url in (space.grader_broker, space.grader_backend)}
         self.passwords |= {word for word in found if word}
         return space

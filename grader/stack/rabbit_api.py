@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -112,6 +113,18 @@ class Management:
         """Let a user into a virtual host, for all resources whose names match the pattern."""
         rights = dict.fromkeys(("configure", "write", "read"), pattern)
         self.request("PUT", "permissions", vhost, user, json=rights)
+
+    def limit(self, vhost: str, limits: Mapping[str, int], policy: Mapping[str, Any]) -> None:
+        """Bound what a virtual host may hold.
+
+        Args:
+            limits: of the virtual host: `max-connections`, `max-queues`.
+            policy: what holds for each of its queues, whatever its declaration says.
+        """
+        for name, value in limits.items():
+            self.request("PUT", "vhost-limits", vhost, name, json={"value": value})
+        rule = {"pattern": ".*", "apply-to": "queues", "definition": dict(policy)}
+        self.request("PUT", "operator-policies", vhost, "lab", json=rule)
 
     def queues(self, vhost: str) -> list[dict[str, Any]]:
         """Return each queue's `name`, `messages`, `ready` and `unacknowledged`.

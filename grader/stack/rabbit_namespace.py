@@ -35,6 +35,11 @@ TRACE_EXCHANGE = "amq.rabbitmq.trace"
 # The student's user may use every name but RabbitMQ's own exchanges, so it can't read the firehose.
 STUDENT_NAMES = r"^(?!amq\.rabbitmq\.)"
 
+# A node is shared: one that runs out of memory blocks whoever publishes, in every virtual host.
+# A full queue drops its oldest messages. Celery's delayed delivery alone declares 28 queues.
+LIMITS = {"max-connections": 256, "max-queues": 200}
+QUEUE_POLICY = {"max-length-bytes": 32 * 1024 * 1024}
+
 _OWNED = re.compile(
     r"lab-(?P<host>.+)-(?P<pid>\d+)-(?P<started>\d+)-\d+(?P<user>-student|-grader)?"
 )
@@ -95,6 +100,7 @@ class Namespace:
     def _make(self, tracing: bool) -> None:
         api = self.broker.management
         api.create_vhost(self.vhost, tracing)
+        api.limit(self.vhost, LIMITS, QUEUE_POLICY)
         for user, password in self._passwords.items():
             api.create_user(user, password)
         api.set_permissions(self.vhost, self.student, STUDENT_NAMES)

@@ -1,0 +1,49 @@
+"""Whose fault it is when a run's own server refuses or drowns the grader.
+
+A private server has two clients: the submission and the grader, which sends it a handful of plain
+commands. If it answers these with an error, or has too much to tell, the submission made it so.
+"""
+
+from __future__ import annotations
+
+from grader.errors import LabFault, SubmissionFault
+
+# An honest submission's processes send some hundred commands a second.
+FLOOD_A_SECOND = 1000
+# More messages than any exercise needs by far; what comes after them is not kept.
+MOST_MESSAGES = 50_000
+MOST_EVENTS = 200_000
+
+
+def refused(error: BaseException) -> SubmissionFault | None:
+    """Return the submission's fault for an error that a private Redis gave as its answer.
+
+    None for anything else, a lost connection for example.
+    """
+    import redis
+
+    text = str(error)
+    if text.startswith("BUSY "):  # said while a script runs on and on, and none is the grader's
+        return SubmissionFault("server_blocked", broker="redis")
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, redis.ResponseError) or "max number of clients" in str(cause):
+            return SubmissionFault("server_spoilt", broker="redis", error=text[:200])
+        cause = cause.__cause__
+    return None
+
+
+def deaf(seen: int, seconds: float) -> LabFault | SubmissionFault:
+    """Return the error of a tap that did not see our message within so many seconds.
+
+    Args:
+        seen: the commands or messages that it saw meanwhile.
+    """
+    if seen > FLOOD_A_SECOND * seconds:
+        return flooded()
+    return LabFault("deaf_tap", seconds=f"{seconds:g}")
+
+
+def flooded() -> SubmissionFault:
+    """Return the error of a submission that says more than anybody can listen to."""
+    return SubmissionFault("broker_flooded", most=MOST_MESSAGES)

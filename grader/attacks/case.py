@@ -1,22 +1,22 @@
 """An attack as its folder describes it.
 
-    tests/attacks/<id>/attack.py      its code: the top level runs when the submission's module is
-                                      imported, `after(app)` at the end of that module
-    tests/attacks/<id>/files/         further files of the submission (optional)
-    tests/attacks/<id>/attack.toml:
+tests/attacks/<id>/attack.py      its code: the top level runs when the submission's module is
+                                  imported, `after(app)` at the end of that module
+tests/attacks/<id>/files/         further files of the submission (optional)
+tests/attacks/<id>/attack.toml:
 
-    title = { en, zh }        what is tried
-    holds = { en, zh }        what stands in its way
-    on = "empty"              laid over the starter, or "solution": over the reference solution
-    judged = "all"            or "core", or "first": the first criterion only; or a list of criteria
-    keeps = true              it costs the submission nothing: the same points as without it
-    brokers = ["redis"]       the brokers to run it on, Redis by default
-    exercise = "1_2"          where the mechanism is that exercise's own (optional)
-    needs = ["files"]         what the sandbox must enforce for this to hold (see BARRIERS)
-    material = "links"        what grader/attacks/material.py adds to the submission
-    refused = true            the submission is refused before anything of it runs
-    quiet = "why"             its code can't say that it ran
-    naive = true              it fools tests/attacks/naive.py, a grader as they are often written
+title = { en, zh }        what is tried
+holds = { en, zh }        what stands in its way
+on = "empty"              laid over the starter, or "solution": over the reference solution
+judged = "all"            or "core", or "first": the first criterion only; or a list of criteria
+keeps = true              it costs the submission nothing: the same points as without it
+brokers = ["redis"]       the brokers to run it on, Redis by default
+exercise = "1_2"          where the mechanism is that exercise's own (optional)
+needs = ["files"]         what the sandbox must enforce for this to hold (see BARRIERS)
+material = "links"        what grader/attacks/material.py adds to the submission
+refused = true            the submission is refused before anything of it runs
+quiet = "why"             its code can't say that it ran
+naive = true              it fools tests/attacks/naive.py, a grader as they are often written
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def read(folder: Path) -> Attack:
         raise BadExercise("broken_toml", file=file, error=error) from None
     for key, wanted in _wrong(data):
         raise BadExercise("bad_key", file=file, key=key, wanted=wanted)
-    lists = {key: tuple(data[key]) for key in ("brokers", "needs") if key in data}
+    lists: dict[str, Any] = {key: tuple(data[key]) for key in ("brokers", "needs") if key in data}
     return Attack(folder, **{**data, **lists})
 
 
@@ -103,12 +103,12 @@ def _wrong(data: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     known = {field.name for field in fields(Attack)} - {"folder"}
     yield from ((key, f"one of {sorted(known)}") for key in set(data) - known)
     for key in ("title", "holds"):
-        if set(data.get(key, ())) != set(LANGUAGES):
+        if not isinstance(data.get(key), dict) or set(data[key]) != set(LANGUAGES):
             yield key, "text in both languages"
-    choices = {"brokers": BROKERS, "needs": BARRIERS, "on": LAID_OVER}
+    choices: dict[str, tuple[str, ...]] = {"brokers": BROKERS, "needs": BARRIERS, "on": LAID_OVER}
     if isinstance(data.get("judged"), str):
         choices["judged"] = JUDGED
     for key, offered in choices.items():
         given = data.get(key, [])
-        if set([given] if isinstance(given, str) else given) - set(offered):
+        if not {given} <= {*offered} if isinstance(given, str) else not {*given} <= {*offered}:
             yield key, f"out of {list(offered)}"

@@ -181,4 +181,3 @@ def planted(nonce: str) -> Iterator[str]:
 def longest_line(path: Path) -> str:
     """Return a file's longest line: nobody prints that by chance."""
     return max(path.read_text(encoding="utf-8").splitlines(), key=len, default="").strip()
-

@@ -12,6 +12,7 @@ import io
 import os
 import socket
 import stat
+import subprocess
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -68,8 +69,7 @@ def crowd(work: Path, facts: Facts) -> Path:
     """Twenty-five thousand files."""
     folder = work / "crowd"
     folder.mkdir()
-    for number in range(CROWD):
-        os.close(os.open(folder / str(number), os.O_CREAT | os.O_WRONLY))
+    subprocess.run(["sh", "-c", f"seq {CROWD} | xargs touch"], cwd=folder, check=True)
     return work
 
 

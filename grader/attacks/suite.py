@@ -7,15 +7,14 @@ was after must be where it was, and none of its processes may live on.
 
 from __future__ import annotations
 
-import functools
 import secrets
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from grader.attacks.case import Attack
+from grader.attacks.case import Attack, attacks
 from grader.attacks.ground import Ground, planted
 from grader.attacks.overlay import lay
 from grader.attacks.reports import report_problems
@@ -23,11 +22,13 @@ from grader.errors import BadSubmission
 from grader.exercise import SOLUTIONS, Exercise
 from grader.process import Child
 from grader.runner import grade
-from grader.sandbox import Sandbox
+from grader.sandbox import Sandbox, best
+from grader.stack.provider import Stack
 from grader.submission import Submission
 from grader.verdict import Result, Verdict
 
-AT_ONCE = 3
+# Most of an attacked grading is waiting.
+AT_ONCE = 4
 # A grading that is attacked may take this much longer than the slowest honest one would: a wait
 # for an answer that never comes is given up after three times five seconds.
 SECONDS = 60.0
@@ -35,18 +36,19 @@ SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Bout:
-    """One attack on one exercise and broker, and what came of it."""
+    """One attack on one exercise, by their ids, and what came of it: no problems is success."""
 
-    attack: Attack
-    exercise: Exercise
+    attack: str
+    exercise: str
     problems: tuple[str, ...] = ()
     seconds: float = 0.0
     not_enforced: tuple[str, ...] = ()
 
-    @property
-    def name(self) -> str:
-        """The attack and the exercise."""
-        return f"attacks/{self.exercise.id}/{self.attack.id}"
+    def __str__(self) -> str:
+        words = "not enforced here" if self.not_enforced else "FAIL" if self.problems else "ok  "
+        lacking = f"  ({', '.join(self.not_enforced)})" if self.not_enforced else ""
+        head = f"{words}  attacks/{self.exercise}/{self.attack}  {self.seconds:.1f} s{lacking}"
+        return "\n".join([head, *(f"      {problem}" for problem in self.problems)])
 
 
 @dataclass
@@ -64,20 +66,19 @@ class Suite:
     box: Sandbox
     barriers: frozenset[str]
     seed: int
-    _made: dict[Any, Any] = field(default_factory=dict)
 
-    def run(self, bouts: Sequence[tuple[Attack, Exercise]]) -> Iterator[Bout]:
+    def run(self, pairs: Sequence[tuple[Attack, Exercise]]) -> Iterator[Bout]:
         """Run several attacks at once and yield each as it is over."""
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            for future in as_completed([pool.submit(self.one, a, e) for a, e in bouts]):
+            for future in as_completed([pool.submit(self.one, a, e) for a, e in pairs]):
                 yield future.result()
 
     def one(self, attack: Attack, exercise: Exercise) -> Bout:
         """Run one attack; one that this sandbox can't hold is not run."""
         if lacking := attack.not_enforced(self.barriers):
-            return Bout(attack, exercise, not_enforced=lacking)
+            return Bout(attack.id, exercise.id, not_enforced=lacking)
         began = time.monotonic()
-        nonce = f"{attack.id}-{secrets.token_hex(4)}"
+        nonce = f"lab-attack-{attack.id}-{secrets.token_hex(4)}"
         facts = self.ground.facts(exercise, nonce)
         place = self.ground.folder / nonce
         place.mkdir()
@@ -87,10 +88,14 @@ class Suite:
             result: Result | None = self._grade(attack, exercise, Submission.at(path))
         except BadSubmission:
             result = None
-        problems = [*self._problems(attack, exercise, result, nonce), *self.ground.harm(), *planted(nonce)]
+        problems = [
+            *self._problems(attack, exercise, result, nonce),
+            *self.ground.harm(),
+            *planted(nonce),
+        ]
         if time.monotonic() - laid > SECONDS:
             problems.append(f"it took {time.monotonic() - laid:.0f} s")
-        return Bout(attack, exercise, tuple(problems), round(time.monotonic() - began, 1))
+        return Bout(attack.id, exercise.id, tuple(problems), time.monotonic() - began)
 
     def _grade(self, attack: Attack, exercise: Exercise, work: Submission) -> Result:
         broker: Any = [self.ground.broker]
@@ -126,40 +131,29 @@ class Suite:
                 yield f"it read {name}"
 
     def _verdicts(self, attack: Attack, exercise: Exercise, result: Result) -> Iterator[str]:
-        without = self._without(attack.on, exercise, attack.criteria(exercise))
+        # What the submission below it earns: a starter nothing, a solution everything. `lab verify`
+        # sees to both.
+        rows = {row.id for row in exercise.criteria} if attack.on == "solution" else set()
         for finding in result.findings:
             passed = finding.verdict is Verdict.PASSED
             if finding.verdict is Verdict.UNKNOWN:
                 yield f"{finding.id} is unknown: {finding.observed.render('en')[:400]}"
-            elif passed and finding.id not in without:
+            elif passed and finding.id not in rows:
                 yield f"{finding.id} passed"
-            elif attack.keeps and not passed and finding.id in without:
+            elif attack.keeps and not passed and finding.id in rows:
                 yield f"{finding.id} is {finding.verdict}: {finding.observed.render('en')[:400]}"
 
-    def _without(self, on: str, exercise: Exercise, only: tuple[str, ...]) -> frozenset[str]:
-        """Return what the submission below an attack earns without it."""
-        if on == "solution":  # which earns everything: `lab verify` sees to that
-            return frozenset(row.id for row in exercise.criteria)
-        return self._starter(exercise.id, exercise)
-
-    def _starter(self, id: str, exercise: Exercise) -> frozenset[str]:
-        return frozenset()
-
-    def afterwards(self, exercise: Exercise) -> list[str]:
-        """Grade the reference solution where the attacks were, and return what it lost."""
-        result = grade(
-            exercise,
-            Submission.at(SOLUTIONS / exercise.id),
-            [self.ground.broker],
-            self.ground.stack,  # type: ignore[arg-type]
-            self.seed,
-            box=self.box,
-        )
-        return [
-            f"the solution lost {f.id} afterwards: {f.observed.render('en')}"
+    def afterwards(self, exercise: Exercise) -> Bout:
+        """Grade the reference solution where the attacks were: it loses nothing."""
+        stack: Any = self.ground.stack
+        work = Submission.at(SOLUTIONS / exercise.id)
+        result = grade(exercise, work, [self.ground.broker], stack, self.seed, box=self.box)
+        problems = [
+            f"the solution lost {f.id}: {f.observed.render('en')}"
             for f in result.findings
             if f.verdict is not Verdict.PASSED
         ]
+        return Bout("afterwards", exercise.id, tuple(problems), result.seconds)
 
 
 def _alive(children: Sequence[Child]) -> Iterator[str]:
@@ -168,12 +162,27 @@ def _alive(children: Sequence[Child]) -> Iterator[str]:
             yield f"its process {process.pid} is still there"
 
 
-@functools.cache
-def exercises_of(ids: tuple[str, ...]) -> tuple[Exercise, ...]:
-    """Return the exercises of these ids, all there are for none."""
-    from grader.exercise import find, folders
+def bouts(broker: str, exercises: Sequence[Exercise]) -> list[tuple[Attack, Exercise]]:
+    """Return each attack with each exercise that it is run against on a broker."""
+    return [
+        (attack, exercise)
+        for exercise in exercises
+        for attack in attacks()
+        if attack.fits(exercise) and broker in attack.brokers and broker in exercise.brokers
+    ]
 
-    return tuple(find(id) for id in ids or [folder.name for folder in folders()])
+
+def storm(
+    stack: Stack, brokers: Sequence[str], seed: int, exercises: Sequence[Exercise]
+) -> Iterator[Bout]:
+    """Run all attacks against the exercises, and grade their solutions when it is over."""
+    for broker in brokers:
+        with Ground(stack, broker) as ground:
+            suite = Suite(ground, best(), barriers(best()), seed)
+            yield from suite.run(bouts(broker, exercises))
+            for exercise in exercises:
+                if broker in exercise.brokers:
+                    yield suite.afterwards(exercise)
 
 
 def barriers(box: Sandbox) -> frozenset[str]:

@@ -18,12 +18,13 @@ PLACES = ("/tmp", "/var/tmp", "/dev/shm", "/run/lock")
 # Where the kernel lists what needs no file: mounts, sockets, shared memory, message queues.
 LISTS = ("self/mountinfo", "net/unix", "sysvipc/shm", "sysvipc/msg", "sysvipc/sem")
 SECONDS = 10.0
+MARKS = ("lab-attack",)
 
 
 class Traces:
     """Looks before and after; what is new afterwards is a trace.
 
-    An attack's own artifacts carry its id, and every orphan of a process that we started comes to
+    An attack's artifacts carry its nonce, and every orphan of a process that we started comes to
     us, so what other programs on this machine do meanwhile is not mistaken for ours.
     """
 
@@ -32,18 +33,14 @@ class Traces:
         self._children = set(psutil.Process().children(recursive=True))
         self._names = set(_names())
 
-    def found(self, marks: tuple[str, ...]) -> list[str]:
-        """Return what is left behind.
-
-        Args:
-            marks: texts that the names of our artifacts hold.
-        """
+    def found(self) -> list[str]:
+        """Return what is left behind."""
         with contextlib.suppress(TimeoutError):
             wait_until(lambda: not self._orphans(), SECONDS, TimeoutError, every=0.05)
         _adopt_orphans(False)
         left = [f"a process: {' '.join(p.cmdline())[:200]}" for p in self._orphans()]
         new = set(_names()) - self._names
-        return left + sorted(name for name in new if any(mark in name for mark in marks))
+        return left + sorted(name for name in new if any(mark in name for mark in MARKS))
 
     def _orphans(self) -> list[psutil.Process]:
         living = []

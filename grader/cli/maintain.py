@@ -36,9 +36,12 @@ def test_command(require: tuple[str, ...], arguments: tuple[str, ...]) -> None:
 @click.command("verify")
 @click.argument("ids", nargs=-1, metavar="[ID ...]")
 @click.option("--full", is_flag=True, help="Everything on every broker, every criterion.")
+@click.option("--attacks", is_flag=True, help="The published suite of attacks, nothing else.")
 @grading
-def verify_command(ids: tuple[str, ...], full: bool, **options: Any) -> None:
+def verify_command(ids: tuple[str, ...], full: bool, attacks: bool, **options: Any) -> None:
     """Prove that starters fail, solutions shine, and every wrong answer fails as it says."""
+    if attacks:
+        _attack(ids, options)
     from grader.documents import problems
     from grader.exercise import find, folders
     from grader.extras import supply
@@ -65,6 +68,27 @@ def verify_command(ids: tuple[str, ...], full: bool, **options: Any) -> None:
                 click.echo(f"      {problem}")
     click.echo(f"{failed} failed, seed {seed}, {time.monotonic() - began:.0f} s")
     sys.exit(3 if faults else 1 if failed else 0)
+
+
+def _attack(ids: tuple[str, ...], options: dict[str, Any]) -> None:
+    """Run the attacks, print a line each, and leave with 1 if one got anything."""
+    from grader.attacks.suite import storm
+    from grader.attacks.traces import Traces
+    from grader.exercise import find, folders
+    from grader.session import draw_seed, session
+
+    began, failed, traces = time.monotonic(), 0, Traces()
+    seed = draw_seed() if options["seed"] is None else options["seed"]
+    exercises = [find(id) for id in ids or [folder.name for folder in folders()]]
+    with session(options["stack"] or "") as stack:
+        for bout in storm(stack, _brokers(stack, options), seed, exercises):
+            failed += bool(bout.problems)
+            click.echo(str(bout))
+    left = traces.found()
+    for trace in left:
+        click.echo(f"FAIL  left behind: {trace}")
+    click.echo(f"{failed + len(left)} failed, seed {seed}, {time.monotonic() - began:.0f} s")
+    sys.exit(1 if failed or left else 0)
 
 
 def _word(outcome: Any) -> str:

@@ -2,7 +2,7 @@
 
 from attack_kit import every_task, ran
 
-TEXT = "\x1b[2J\x1b]0;mine\x07\x9b31m \u202eevil\u2066 \ud800 \r100/100 passed\n score 100/100\x00\x08"
+TEXT = "\x1b[2J\x1b]0;mine\x07\x9b31m \u202eevil\u2066 \ud800 \r100/100\n score 100/100\x00\x08"
 Odd = type("\x1b[31mValueError\u202e", (ValueError,), {"__module__": "\x1b[0m"})
 
 

@@ -10,7 +10,14 @@ import uuid
 from attack_kit import beside, is_worker, ran, redis
 
 KINDS = ("received", "started", "succeeded", "retried", "failed", "revoked", "sent")
-ODD = ("null", "[]", '{"type": 5}', '{"type": "task-started", "uuid": {"a": []}}', "\xff", "[" * 500)
+ODD = (
+    "null",
+    "[]",
+    '{"type": 5}',
+    '{"type": "task-started", "uuid": {"a": []}}',
+    "\xff",
+    "[" * 500,
+)
 
 
 def say(client, body):

@@ -4,7 +4,7 @@ import ctypes
 import os
 import socket
 
-from attack_kit import FACTS, beside, ran
+from attack_kit import FACTS, ran
 
 ran()
 libc = ctypes.CDLL(None)

@@ -7,7 +7,7 @@ from attack_kit import every_task, ran
 WORDS = itertools.cycle(
     [
         "<script>alert(1)</script><img src=x onerror=alert(1)>",
-        "=HYPERLINK(\"http://evil.test\";\"grade\")",
+        '=HYPERLINK("http://evil.test";"grade")',
         "=cmd|' /C calc'!A0",
         "@SUM(1+1)*cmd|' /C calc'!A0",
         "[a](javascript:alert(1)) ![b](http://evil.test/x.png) ``` <b> | | |",

@@ -1,6 +1,7 @@
 """Each result, message and event is a pickle that writes where only the grader could."""
 
 import base64
+import json
 import os
 import pickle
 import uuid
@@ -27,13 +28,18 @@ def flood():
     while True:
         for key in client.keys("celery-task-meta-*")[:50]:
             client.set(key, pickle.dumps({"status": "SUCCESS", "result": Trap()}, 0))
-        client.publish(
-            "/0.celeryev/task.succeeded",
-            '{"body": "%s", "content-type": "application/x-python-serialize",'
-            '"content-encoding": "binary", "headers": {}, "properties": {"body_encoding": "base64",'
-            '"delivery_tag": "%s", "delivery_info": {"exchange": "celeryev",'
-            '"routing_key": "task.succeeded"}}}' % (body, uuid.uuid4()),
-        )
+        document = {
+            "body": body,
+            "content-type": "application/x-python-serialize",
+            "content-encoding": "binary",
+            "headers": {},
+            "properties": {
+                "body_encoding": "base64",
+                "delivery_tag": str(uuid.uuid4()),
+                "delivery_info": {"exchange": "celeryev", "routing_key": "task.succeeded"},
+            },
+        }
+        client.publish("/0.celeryev/task.succeeded", json.dumps(document))
         os.sched_yield()
 
 

@@ -18,7 +18,9 @@ if not is_worker():
         try:
             with link.channel() as channel:
                 channel.basic_publish(
-                    channel.prepare_message(b"x", content_encoding="binary"), "amq.rabbitmq.trace", "publish."
+                    channel.prepare_message(b"x", content_encoding="binary"),
+                    "amq.rabbitmq.trace",
+                    "publish.",
                 )
                 channel.queue_declare("", exclusive=True)
             won("written into the firehose")

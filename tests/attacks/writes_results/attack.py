@@ -19,7 +19,13 @@ def forge():
         guess = [args[0] if args else 0, 0, True, None, [], args, "SUCCESS", 1.0][number % 8]
         ran("forging")
         id = message["headers"]["id"]
-        done = {"status": "SUCCESS", "result": guess, "task_id": id, "children": [], "traceback": None}
+        done = {
+            "status": "SUCCESS",
+            "result": guess,
+            "task_id": id,
+            "children": [],
+            "traceback": None,
+        }
         client.set(f"celery-task-meta-{id}", json.dumps(done))
 
 

@@ -1,6 +1,5 @@
 """Stands where another module of this name is expected; it may not come before the limits."""
 
-import os
 import resource
 
 import attack_kit

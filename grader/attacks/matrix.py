@@ -22,6 +22,7 @@ WITHOUT = {
         "network": "where the network is shared",
         "processes": "where processes are not limited",
         "disk": "where the disk is not bounded",
+        "memory": "where memory is not bounded together",
     },
     "zh": {
         "files": "没有 bubblewrap 时",
@@ -30,6 +31,7 @@ WITHOUT = {
         "network": "网络未隔离时",
         "processes": "进程数未受限时",
         "disk": "磁盘未受限时",
+        "memory": "总内存未受限时",
     },
 }
 

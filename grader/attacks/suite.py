@@ -7,6 +7,7 @@ was after must be where it was, and none of its processes may live on.
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
+from grader import cgroup
 from grader.attacks.case import Attack, attacks
 from grader.attacks.ground import Ground, planted
 from grader.attacks.overlay import lay
@@ -187,4 +189,9 @@ def storm(
 
 def barriers(box: Sandbox) -> frozenset[str]:
     """Return what a sandbox enforces, out of `case.BARRIERS`."""
-    return frozenset({"files", "signals", "ipc"} if box.kind == "bubblewrap" else ())
+    held = cgroup.controllers()
+    found = {"files", "signals", "ipc", "network", "disk"} if box.kind == "bubblewrap" else set()
+    # The kernel counts the processes of a user namespace, but never those of root.
+    counted = box.kind == "bubblewrap" and os.getuid() != 0
+    found |= {"processes"} if "pids" in held or counted else set()
+    return frozenset(found | ({"memory"} if "memory" in held else set()))

@@ -31,9 +31,9 @@ from grader.verdict import Result, Verdict
 
 # Most of an attacked grading is waiting.
 AT_ONCE = 4
-# A grading that is attacked may take this much longer than the slowest honest one would: a wait
-# for an answer that never comes is given up after three times five seconds.
-SECONDS = 60.0
+# What one check may cost that never gets an answer: the import, the worker's start, a wait for an
+# answer stretched three times, and some for a busy machine.
+SECONDS = 90.0
 
 
 @dataclass(frozen=True)

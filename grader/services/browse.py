@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from dataclasses import dataclass
 from typing import Any
 
 LARGEST = 1_000_000
+GRACE = 1.0  # what is late by itself says why, for example ReadTimeout
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,21 @@ def ask(method: str, url: str, *, data: Any = None, raw: str = "", within: float
         raw: sent as it is, under the JSON content type, when there is no `data`.
         within: seconds for the whole answer; at most a megabyte of it is read.
     """
+    body = json.dumps(data) if data is not None else raw
+    pages: list[Page] = []
+    # On a thread of its own, because a timeout of `requests` begins anew with each byte: a page
+    # that comes drop by drop would hold us for ever. A thread left behind ends with the page.
+    thread = threading.Thread(
+        target=lambda: pages.append(_ask(method, url, body, within)), daemon=True
+    )
+    thread.start()
+    thread.join(within + GRACE)
+    return pages[0] if pages else Page(0, "Timeout")
+
+
+def _ask(method: str, url: str, body: str, within: float) -> Page:
     import requests
 
-    body = json.dumps(data) if data is not None else raw
     with requests.Session() as session:
         session.trust_env = False
         try:
@@ -57,7 +71,7 @@ def ask(method: str, url: str, *, data: Any = None, raw: str = "", within: float
                 allow_redirects=False,
             )
             return Page(answer.status_code, _read(answer, within))
-        except (requests.RequestException, OSError, UnicodeError) as error:
+        except Exception as error:  # whatever a stranger's bytes do to those who read them
             return Page(0, type(error).__name__)
 
 

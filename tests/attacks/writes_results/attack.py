@@ -10,6 +10,7 @@ from attack_kit import beside, is_worker, ran, redis
 
 def forge():
     client = redis()
+    ran("beside")
     for number in itertools.count():
         found = client.brpop("celery", timeout=1)
         if not found:
@@ -17,7 +18,6 @@ def forge():
         message = json.loads(found[1])
         args = json.loads(base64.b64decode(message["body"]))[0]
         guess = [args[0] if args else 0, 0, True, None, [], args, "SUCCESS", 1.0][number % 8]
-        ran("forging")
         id = message["headers"]["id"]
         done = {
             "status": "SUCCESS",

@@ -23,6 +23,7 @@ from grader.attacks.ground import Ground
 from grader.attacks.overlay import lay, wrapped
 from grader.attacks.suite import AT_ONCE, Suite, barriers, bouts
 from grader.attacks.traces import Traces
+from grader.documents import handout_problems
 from grader.errors import BadExercise
 from grader.exercise import find, folders
 from grader.runner import grade
@@ -226,6 +227,11 @@ def test_a_conftest_of_a_submission_is_not_loaded(copy, write):
 
 
 # The suite itself
+
+
+def test_the_documents_agree():
+    """The suite's page has the same headings and code blocks in both languages."""
+    assert handout_problems(FOLDER / "README.md", FOLDER / "README.zh-CN.md") == []
 
 
 def test_there_are_enough_attacks():

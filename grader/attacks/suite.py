@@ -7,7 +7,6 @@ was after must be where it was, and none of its processes may live on.
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -15,13 +14,13 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
-from grader import cgroup
-from grader.attacks.case import Attack, attacks
+from grader.attacks.case import BARRIERS, Attack, attacks
 from grader.attacks.ground import Ground, planted
 from grader.attacks.overlay import lay
 from grader.attacks.reports import report_problems
 from grader.errors import BadSubmission
 from grader.exercise import SOLUTIONS, Exercise
+from grader.isolation import gaps
 from grader.process import Child
 from grader.runner import grade
 from grader.sandbox import Sandbox, best
@@ -189,9 +188,6 @@ def storm(
 
 def barriers(box: Sandbox) -> frozenset[str]:
     """Return what a sandbox enforces, out of `case.BARRIERS`."""
-    held = cgroup.controllers()
-    found = {"files", "signals", "ipc", "network", "disk"} if box.kind == "bubblewrap" else set()
-    # The kernel counts the processes of a user namespace, but never those of root.
-    counted = box.kind == "bubblewrap" and os.getuid() != 0
-    found |= {"processes"} if "pids" in held or counted else set()
-    return frozenset(found | ({"memory"} if "memory" in held else set()))
+    open_ = set(gaps(box))
+    # What hides the machine's files hides its processes and their memory as well.
+    return frozenset(set(BARRIERS) - open_ - ({"signals", "ipc"} if "files" in open_ else set()))

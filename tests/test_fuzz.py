@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import socket
 import tarfile
 import tempfile
+import threading
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from grader.client import Client
-from grader.errors import BadExercise, BadSubmission, ClientFailed, LabFault, SubmissionFault
+from grader.errors import BadExercise, BadSubmission, ClientFailed
 from grader.events import Listener
 from grader.exercise import EXERCISES, find, load
 from grader.expect import answers, fails_with, lists, returns
@@ -390,7 +392,6 @@ def test_pages(page):
     with socket.socket() as door:
         door.bind(("127.0.0.1", 0))
         door.listen()
-        import threading
 
         def serve():
             link, _ = door.accept()
@@ -404,6 +405,29 @@ def test_pages(page):
         thread.join()
 
     assert isinstance(seen.json, dict) and repr(seen)
+
+
+def test_a_page_that_drips_has_an_end():
+    """A page that comes drop by drop is given up, though no single read is late."""
+    over = threading.Event()
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        door.listen()
+
+        def drip():
+            link, _ = door.accept()
+            with link, contextlib.suppress(OSError):
+                link.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+                while not over.wait(0.1):
+                    link.sendall(b"x")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        seen = ask("GET", f"http://127.0.0.1:{door.getsockname()[1]}/", within=0.5)
+        over.set()
+        thread.join()
+
+    assert seen.status == 0
 
 
 # Reports and the run's own files
@@ -432,11 +456,3 @@ def test_ledgers(data):
         ledger.write_bytes(data)
 
         assert list(ledger_processes(ledger)) == []
-
-
-def test_the_errors_of_floods_are_the_submissions():
-    """A tap that drowned accuses the submission, one that heard nothing the lab."""
-    from grader.blame import deaf as drowned
-
-    assert isinstance(drowned(1_000_000, 5), SubmissionFault)
-    assert isinstance(drowned(3, 5), LabFault)

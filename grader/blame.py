@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from grader.errors import LabFault, SubmissionFault
 
-# An honest submission's processes send some hundred commands a second.
-FLOOD_A_SECOND = 1000
+# While the grader waits for a message of its own, an honest submission's processes send some ten
+# commands a second. Whoever has read so many and has not come to it yet stands in a flood.
+FLOOD = 3000
 # More messages than any exercise needs by far; what comes after them is not kept.
 MOST_MESSAGES = 50_000
 MOST_EVENTS = 200_000
@@ -39,7 +40,7 @@ def deaf(seen: int, seconds: float) -> LabFault | SubmissionFault:
     Args:
         seen: the commands or messages that it saw meanwhile.
     """
-    if seen > FLOOD_A_SECOND * seconds:
+    if seen > FLOOD:
         return flooded()
     return LabFault("deaf_tap", seconds=f"{seconds:g}")
 

@@ -250,11 +250,11 @@ class Lab(Crew):
                     raise self._explain(tap.error)
 
     def _mark(self, tap: Any) -> None:
-        last, before = self._hail(), tap.seen
+        last, before, within = self._hail(), tap.seen, STRETCH * ANSWER_SECONDS
         wait_until(
             lambda: tap.error or self.history.published(last.id),
-            ANSWER_SECONDS,
-            lambda: deaf(tap.seen - before, ANSWER_SECONDS),
+            within,
+            lambda: deaf(tap.seen - before, within),
         )
 
     def fact(self, holds: bool, key: str, **fields: object) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import redis
 
-from grader.blame import FLOOD_A_SECOND, MOST_MESSAGES, deaf, refused
+from grader.blame import FLOOD, MOST_MESSAGES, deaf, refused
 from grader.errors import LabFault, SubmissionFault
 from grader.history import Message
 from grader.tap import RedisTap
@@ -39,8 +39,8 @@ def test_anything_else_is_not_judged_here(error):
 
 def test_a_flood_is_the_submissions():
     """A tap that drowned in messages accuses the submission, one that heard nothing the lab."""
-    assert isinstance(deaf(FLOOD_A_SECOND * 5 + 1, 5), SubmissionFault)
-    assert isinstance(deaf(FLOOD_A_SECOND * 5, 5), LabFault)
+    assert isinstance(deaf(FLOOD + 1, 5), SubmissionFault)
+    assert isinstance(deaf(FLOOD, 5), LabFault)
 
 
 def test_a_tap_keeps_so_many_messages_and_no_more():

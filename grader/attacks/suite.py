@@ -7,6 +7,7 @@ was after must be where it was, and none of its processes may live on.
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,7 @@ from grader.verdict import Result, Verdict
 # Most of an attacked grading is waiting.
 AT_ONCE = 4
 # What one check may cost that never gets an answer: the import, the worker's start, a wait for an
-# answer stretched three times, and some for a busy machine.
+# answer stretched three times. A busy machine has that many times more.
 SECONDS = 90.0
 
 
@@ -94,7 +95,7 @@ class Suite:
             *self.ground.harm(),
             *planted(nonce),
         ]
-        if time.monotonic() - laid > SECONDS:
+        if time.monotonic() - laid > SECONDS * _busy():
             problems.append(f"it took {time.monotonic() - laid:.0f} s")
         return Bout(attack.id, exercise.id, tuple(problems), time.monotonic() - began)
 
@@ -184,6 +185,11 @@ def storm(
             for exercise in exercises:
                 if broker in exercise.brokers:
                     yield suite.afterwards(exercise)
+
+
+def _busy() -> float:
+    """Return how many times slower this machine is than an idle one, at least 1."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def barriers(box: Sandbox) -> frozenset[str]:

@@ -26,6 +26,8 @@ def refused(error: BaseException) -> SubmissionFault | None:
     text = str(error)
     if text.startswith("BUSY "):  # said while a script runs on and on, and none is the grader's
         return SubmissionFault("server_blocked", broker="redis")
+    if "'maxmemory'" in text:
+        return SubmissionFault("server_filled", broker="redis")
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, redis.ResponseError) or "max number of clients" in str(cause):

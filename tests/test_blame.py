@@ -16,7 +16,7 @@ from grader.tap import RedisTap
     [
         (redis.ResponseError("BUSY Redis is busy running a script"), "server_blocked"),
         (redis.ResponseError("WRONGTYPE Operation against a key"), "server_spoilt"),
-        (redis.OutOfMemoryError("command not allowed when used memory"), "server_spoilt"),
+        (redis.OutOfMemoryError("used memory > 'maxmemory'."), "server_filled"),
         (redis.ConnectionError("max number of clients reached"), "server_spoilt"),
     ],
 )

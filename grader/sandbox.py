@@ -37,6 +37,7 @@ MOST_PROCESSES = 256
 WRAPPERS = ("sh", "nsenter", "bwrap", "env", "lab-guard")
 SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin")
 ETC = ("ld.so.cache", "hosts", "passwd", "group", "nsswitch.conf", "localtime", "ssl", "mime.types")
+KERNEL = ("sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "pressure", "scsi")
 UNSHARE = ("user", "pid", "ipc", "uts", "cgroup-try")
 
 
@@ -113,6 +114,9 @@ def _bubblewrap(folders: Sequence[Path], place: Path, private: Path, hosts: Path
         command += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     command += ["--ro-bind", str(hosts), "/etc/hosts"]
     command += ["--dev", "/dev", "--proc", "/proc"]
+    # For root the user inside is root outside, and the kernel's own settings would be his to write.
+    for name in KERNEL:
+        command += ["--ro-bind-try", f"/proc/{name}", f"/proc/{name}"]
     for path, name in (("/tmp", "tmp"), ("/dev/shm", "shm")):
         command += ["--bind", str(private / name), path]
     for path in (*_interpreter(), str(INSIDE)):

@@ -12,12 +12,13 @@ log, order and overlap from the workers' events.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import sqlite3
 import string
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +82,7 @@ class Step:
     id: str
     names: list[str] = field(default_factory=list)
     parent: str | None = None
+    received: list[float] = field(default_factory=list)
     starts: list[float] = field(default_factory=list)
     ended: dict[str, float] = field(default_factory=dict)
 
@@ -165,11 +167,23 @@ class Pipelines:
         call.limit = TOLD_SECONDS
         return Run(sources, id, error, call, mark, notes)
 
-    def finish(self, runs: Sequence[Run], within: float = TOLD_SECONDS) -> None:
-        """Wait until every run has an end; give up where nothing is left that could bring one."""
+    def finish(
+        self,
+        runs: Sequence[Run],
+        within: float = TOLD_SECONDS,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Wait until every run has an end; give up where nothing is left that could bring one.
+
+        Args:
+            runs: runs that could not be started have no end, and are passed over.
+            within: seconds.
+            meanwhile: called again and again.
+        """
         waiting = [run for run in runs if run.id]
         deadline, quiet_since = time.monotonic() + within, None
         while waiting := self._unfinished(waiting):
+            meanwhile()
             now = time.monotonic()
             quiet_since = (quiet_since or now) if self.quiet() else None
             hangs = quiet_since is not None and now - quiet_since > STALL_SECONDS
@@ -266,6 +280,7 @@ class Pipelines:
             step = steps.setdefault(id, Step(id))
             at = float(event.get("timestamp") or 0.0)
             if kind == "task-received":
+                step.received.append(at)
                 step.names.append(str(event.get("name")).rpartition(".")[2])
                 parent = event.get("parent_id")
                 step.parent = step.parent or (parent if parent != id else None)
@@ -313,3 +328,22 @@ def ancestors(step: Step, steps: Mapping[str, Step]) -> list[Step]:
         step = steps[step.parent]
         found.append(step)
     return found
+
+
+def matched(moments: Sequence[float], spans: Sequence[tuple[float, float]]) -> int:
+    """Return how many moments can be given a span of their own that holds them."""
+    free = sorted(spans, key=lambda span: span[1])
+    for moment in sorted(moments):
+        holding = next((span for span in free if span[0] <= moment <= span[1]), None)
+        if holding:
+            free.remove(holding)
+    return len(spans) - len(free)
+
+
+def spans(step: Step) -> list[tuple[float, float]]:
+    """Return the time of each execution of a task: from when it was received to when it ended.
+
+    Not from when it started: the worker's main process says that a little later.
+    """
+    last = max(step.ended.values(), default=float("inf"))
+    return list(itertools.pairwise([*sorted(step.received), last]))

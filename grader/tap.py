@@ -79,7 +79,10 @@ class RedisTap(_Tap):
                     self._take(monitor.connection.read_response())
 
     def _take(self, line: bytes) -> None:
-        if b' "LPUSH" ' not in line[:200] or len(line) > LONGEST or self._mine not in line[:40]:
+        if b' "LPUSH" ' not in line[:200] or self._mine not in line[:40]:
+            return
+        if len(line) > LONGEST:
+            self.into.append(Message("?", "", "", "", 0, None, time.time(), size=len(line)))
             return
         # A submission can push anything: what can't be read is no task message.
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -88,7 +91,13 @@ class RedisTap(_Tap):
             headers = document["headers"]
             if "task" in headers:
                 self.into.append(
-                    message(queue, headers, document.get("content-type"), document.get("body", ""))
+                    message(
+                        queue,
+                        headers,
+                        document.get("content-type"),
+                        document.get("body", ""),
+                        len(payload),
+                    )
                 )
 
 
@@ -131,11 +140,14 @@ class RabbitTap(_Tap):
                         headers,
                         properties.get("content_type"),
                         body.decode("utf8", "replace"),
+                        len(body),
                     )
                 )
 
 
-def message(queue: str, headers: dict[str, Any], content_type: Any, body: str) -> Message:
+def message(
+    queue: str, headers: dict[str, Any], content_type: Any, body: str, size: int
+) -> Message:
     """Return the message that these headers (task protocol 2) describe."""
     return Message(
         task=str(headers["task"]),
@@ -146,4 +158,5 @@ def message(queue: str, headers: dict[str, Any], content_type: Any, body: str) -
         eta=headers.get("eta"),
         at=time.time(),
         body=body[:4000],
+        size=size,
     )

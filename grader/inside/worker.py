@@ -11,7 +11,9 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import limits
+import limits
 import pace
+import stand
 
 limits.apply(sys.argv[1])
 limits.search_here()

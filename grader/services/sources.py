@@ -54,7 +54,7 @@ def write_csv(path: Path, records: Sequence[Record], mark: bool = False) -> None
 class Pages:
     """An API source: `HttpService.rule(key, Pages(...))` serves its records in pages.
 
-    `page=N`, from 1, is answered with {"records": [{"id", "value"}], "next": N+1 | null}.
+    A record's `...` stands for a key that is not there. `page=N`, from 1, is answered with {"records": [{"id", "value"}], "next": N+1 | null}.
 
     Args:
         records: what it holds.
@@ -93,5 +93,6 @@ class Pages:
 
     def _page(self, number: int) -> dict[str, Any]:
         chosen = self.records[(number - 1) * self.size : number * self.size]
-        rows = [{"id": id, "value": value} for id, value in chosen]
+        rows = [dict(zip(("id", "value"), record, strict=True)) for record in chosen]
+        rows = [{key: value for key, value in row.items() if value is not ...} for row in rows]
         return {"records": rows, "next": number + 1 if number < self.count else None}

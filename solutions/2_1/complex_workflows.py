@@ -1,4 +1,4 @@
-"""A data pipeline as a Celery workflow: extract, validate and transform each source; join; load; tell.
+"""A data pipeline as a Celery workflow: extract, validate, transform each source; join, load, tell.
 
 From top to bottom: the app, rows that stay on disk, the three stages of a source, the join, the
 target, the notification, the workflow that ties them together, and its progress.
@@ -93,12 +93,11 @@ def extract_data(self, source):
         # by one that reads a page, which replaces itself by one that reads the next: what comes
         # behind (validate, the join) waits for the last of them, and no task waits for another.
         raise self.replace(fetch_page.s(name, source["location"], 1, []))
+    if kind not in READERS:
+        raise ValueError(f"source {name!r} has the unknown type {kind!r}")
     try:
-        reader = {"database": read_database, "file": read_csv}[kind]
-        return {"source": name, "files": [write_rows(file, reader(source["location"]))]}
-    except KeyError:
-        raise ValueError(f"source {name!r} has the unknown type {kind!r}") from None
-    except (OSError, sqlite3.Error, csv.Error, UnicodeError) as error:
+        return {"source": name, "files": [write_rows(file, READERS[kind](source["location"]))]}
+    except (OSError, sqlite3.Error, csv.Error, UnicodeError, KeyError) as error:
         raise SourceError(f"extract_data of source {name!r}: {error!r}") from error
 
 
@@ -117,10 +116,13 @@ def plain(value: Any) -> Any:
 
 def read_csv(location: str) -> Iterator[list[Any]]:
     """Yield [id, value] of a CSV file's rows."""
-    # utf-8-sig takes a byte order mark off; with plain utf-8 the first column is called "\\ufeffid".
+    # utf-8-sig takes a byte order mark off. With utf-8 the first column is called "\\ufeffid".
     with open(location, encoding="utf-8-sig", newline="") as file:
         for row in csv.DictReader(file):
             yield [row["id"], row["value"]]
+
+
+READERS = {"database": read_database, "file": read_csv}
 
 
 @app.task(bind=True)
@@ -239,9 +241,27 @@ TABLE = """
 INSERT = "INSERT INTO loaded_records (run_id, source, id, value, cents) VALUES (?, ?, ?, ?, ?)"
 
 
+class LoadError(Exception):
+    """The target has refused a run; nothing of it was loaded."""
+
+
 @app.task
 def load_data(aggregation):
     """Write every record of the run into the target, all of them or none."""
+    try:
+        write_run(aggregation)
+    except sqlite3.Error as error:
+        raise LoadError(f"load_data: {error!r}") from error
+    return {
+        "run_id": aggregation["run_id"],
+        "status": "completed",
+        "total_loaded": aggregation["total_records"],
+        "error": None,
+    }
+
+
+def write_run(aggregation: dict[str, Any]) -> None:
+    """Write the run's rows in one transaction, unless they are there already."""
     run_id = aggregation["run_id"]
     with closing(target()) as db, transaction(db):
         db.execute(TABLE)
@@ -254,12 +274,6 @@ def load_data(aggregation):
             # refuses has to be noticed.
             fields = ((run_id, r["source"], r["id"], r["value"], r["cents"]) for r in rows)
             db.executemany(INSERT, fields)
-    return {
-        "run_id": run_id,
-        "status": "completed",
-        "total_loaded": aggregation["total_records"],
-        "error": None,
-    }
 
 
 def target() -> sqlite3.Connection:
@@ -298,7 +312,7 @@ def send_notification(self, load_result):
         if self.request.retries == self.max_retries:
             remove_run.delay(run_id)
             raise
-        raise self.retry(exc=error, countdown=1) from error
+        raise self.retry(exc=error, countdown=0.5) from error
     return outcome
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from collections import Counter
 
 from grader.check import check, hint
@@ -594,104 +595,67 @@ def test_notification_is_tried_again(lab):
 # ------------------------------------------------------------------------------- killed children
 
 
-def with_one_slot(lab):
-    """Restart the worker with one slot; return the folder that names where it is to stand still."""
-    folder = lab.data / "stand"
-    folder.mkdir(exist_ok=True)
-    folder.chmod(0o777)
-    lab.restart_worker(concurrency=1, extra={"LAB_STAND": str(folder)})
-    return folder
+def killed(lab):
+    """Kill pool children in each stage, and wait for the end of their workflows.
+
+    Six workflows are brought to stand still, each in another stage and each on a child of its own.
+    Then those children are killed, all at once because Celery may take five seconds to notice.
+
+    Returns:
+        The stage in which a workflow's child was killed -> the run.
+    """
+    works = works_of(lab)
+
+    def make():
+        folder = lab.data / "stand"
+        folder.mkdir()
+        folder.chmod(0o777)
+        lab.restart_worker(concurrency=len(STAGES) + 1, extra={"LAB_STAND": str(folder)})
+        source, pages = works.api(works.records(12), held=2)
+        free = threading.Event()
+        lab.http["notify"].script("outcome", then=hold(ok(), free.is_set))
+
+        runs = {"notify": works.start([works.database()])}
+        lab.until(lambda: works.notices()[runs["notify"].notes :], LOOK)
+        with works.locked():
+            runs["extract"] = works.start([source])
+            lab.until(lambda: waiting(works, source), LOOK)
+            for stage in ("validate_data", "transform_data", "aggregate_results"):
+                runs[stage.partition("_")[0]] = stopped_in(lab, works, folder, stage)
+            # The load has the target open and waits for the right to write.
+            runs["load"] = works.start([works.database(), works.csv()])
+            lab.until(lambda: holds(lab, works.target), LOOK)
+            for child in list(lab.worker.pool):
+                lab.kill_child(child)
+        pages.release()
+        free.set()
+        works.finish(list(runs.values()))
+        works.settle()
+        # An ordinary worker again: the lab is fit for other checks.
+        lab.restart_worker()
+        lab.dirty = False
+        return runs
+
+    return lab.once("killed", make)
 
 
-def mark(lab, folder, *functions):
-    """Have the child that begins these tasks stand still, once each."""
-    for function in functions:
-        (folder / f"{lab.exercise.module}.{function}").touch()
-
-
-def kill_in(lab, works, run, folder, function):
-    """Kill the child that stands still at the beginning of this task; return whether it did."""
+def stopped_in(lab, works, folder, function):
+    """Start a workflow whose child stands still at the beginning of this task."""
     path = folder / f"{lab.exercise.module}.{function}"
+    path.touch()
+    run = works.start([works.database()])
 
     def stands():
         # The event as well: it says that the worker knows who has the task.
         return not path.exists() and any(step.starts for step in works.stage(function, run.mark))
 
-    return kill_when(lab, stands)
-
-
-def kill_when(lab, ready):
-    """Kill the only child once `ready()`; return whether it came to that."""
-    if not lab.until(ready, LOOK):
-        return False
-    lab.kill_child()
-    return True
-
-
-def assert_survived(lab, works, run, killed):
-    """Whatever was killed, the workflow ends in one complete load."""
-    said = {"run": run.call, "killed": ", ".join(killed), "seen": told(run.call)}
-    ended = run.ending == "final"
-    assert lab.fact(ended, "killed_hangs", **said), hint("hangs")
-    assert lab.fact(run.call.reply.succeeded, "killed_fails", **said), hint("failed")
-    assert_complete(lab, works, run)
-
-
-@check(after=test_delivers_everything)
-def test_killed_in_a_source_stage(lab):
-    """A child killed in extract, validate or transform costs nothing: one complete load."""
-    works = works_of(lab)
-    folder = with_one_slot(lab)
-    mark(lab, folder, "validate_data", "transform_data")
-    source, pages = works.api(works.records(12), held=2)
-
-    run = works.start([source])
-    assert_started(lab, run)
-    killed = ["extract_data"] if kill_when(lab, lambda: waiting(works, source)) else []
-    pages.release()
-    for function in ("validate_data", "transform_data"):
-        killed += [function] if kill_in(lab, works, run, folder, function) else []
-    works.finish([run])
-
-    assert_survived(lab, works, run, killed)
-
-
-def assert_started(lab, run):
-    """run_pipeline returned an id."""
-    assert lab.fact(run.id and not run.error, "started", seen=run.error), hint("started")
-
-
-@check(after=test_delivers_everything)
-def test_killed_in_join_or_load(lab):
-    """A child killed in aggregate_results or in the middle of load_data: one complete load."""
-    works = works_of(lab)
-    folder = with_one_slot(lab)
-    mark(lab, folder, "aggregate_results")
-
-    def loading():
-        began = any(step.starts for step in works.stage("load_data", run.mark))
-        return began and holds(lab, works.target)
-
-    with works.locked():
-        run = works.start([works.database(), works.csv()])
-        assert_started(lab, run)
-        killed = (
-            ["aggregate_results"] if kill_in(lab, works, run, folder, "aggregate_results") else []
-        )
-        # The load has the target open and waits for the right to write.
-        killed += ["load_data"] if kill_when(lab, loading) else []
-    works.finish([run])
-
-    assert_survived(lab, works, run, killed)
+    lab.until(stands, LOOK)
+    return run
 
 
 def holds(lab, path):
     """Whether a child of the worker's pool has this file open."""
-    for child in lab.worker.pool:
-        for place in open_files(child):
-            if place == str(path):
-                return True
-    return False
+    return any(str(path) in open_files(child) for child in lab.worker.pool)
 
 
 def open_files(process):
@@ -702,23 +666,45 @@ def open_files(process):
         return []
 
 
+def assert_survived(lab, works, stage, run):
+    """Whatever was killed, the workflow ends in one complete load."""
+    assert lab.fact(run.id and not run.error, "started", seen=run.error), hint("started")
+    said = {"run": run.call, "killed": stage, "seen": told(run.call)}
+    assert lab.fact(run.ending == "final", "killed_hangs", **said), hint("hangs")
+    assert lab.fact(run.call.reply.succeeded, "killed_fails", **said), hint("failed")
+    assert_complete(lab, works, run)
+
+
+@check(after=test_delivers_everything)
+def test_killed_in_a_source_stage(lab):
+    """A child killed in extract, validate or transform costs nothing: one complete load."""
+    runs = killed(lab)
+
+    for stage in ("extract", "validate", "transform"):
+        assert_survived(lab, works_of(lab), stage, runs[stage])
+
+
+@check(after=test_delivers_everything)
+def test_killed_in_join_or_load(lab):
+    """A child killed in aggregate_results or in the middle of load_data: one complete load."""
+    runs = killed(lab)
+
+    for stage in ("aggregate", "load"):
+        assert_survived(lab, works_of(lab), stage, runs[stage])
+
+
 @check(after=test_delivers_everything)
 def test_killed_while_notifying(lab):
     """A child killed while its notification is under way: it is notified again, loaded once."""
-    works = works_of(lab)
-    with_one_slot(lab)
-    released = []
-    lab.http["notify"].script("outcome", then=hold(ok(), lambda: bool(released)))
+    works, run = works_of(lab), killed(lab)["notify"]
 
-    run = works.start([works.database()])
-    assert_started(lab, run)
-    kill_when(lab, lambda: len(works.notices()) > run.notes)
-    released.append(True)
-    works.finish([run])
-    works.settle()
-
-    assert_survived(lab, works, run, ["send_notification"])
-    answered = [r for r in works.notify.requests("outcome")[run.notes :] if r.answered == 200]
+    assert_survived(lab, works, "notify", run)
+    total = works.wanted(run).total()
+    answered = [
+        request
+        for request in works.notify.requests("outcome")[run.notes :]
+        if request.answered == 200 and f'"total_loaded": {total}' in request.body
+    ]
     assert lab.fact(answered, "noticed_again")
 
 
@@ -738,7 +724,7 @@ def test_progress(lab):
 
     with lab.frozen():
         run = works.start([slow, works.database()])
-        assert_started(lab, run)
+        assert lab.fact(run.id and not run.error, "started", seen=run.error), hint("started")
         look()
     lab.until(lambda: waiting(works, slow), LOOK)
     lab.until(lambda: any(s.succeeded for s in works.stage("transform_data", run.mark)), LOOK)

@@ -54,7 +54,8 @@ def write_csv(path: Path, records: Sequence[Record], mark: bool = False) -> None
 class Pages:
     """An API source: `HttpService.rule(key, Pages(...))` serves its records in pages.
 
-    A record's `...` stands for a key that is not there. `page=N`, from 1, is answered with {"records": [{"id", "value"}], "next": N+1 | null}.
+    `page=N`, from 1, is answered with {"records": [{"id", "value"}], "next": N+1 | null}. In a
+    record, `...` stands for a key that is not there.
 
     Args:
         records: what it holds.

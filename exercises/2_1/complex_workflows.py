@@ -1,8 +1,8 @@
 """Exercise 2.1: a data pipeline as a Celery workflow.
 
 README.md says what each stage takes and returns, and what has to happen when something fails.
-Replace every `raise NotImplementedError`; the names of tasks and functions stay as they are. Start a
-worker with `celery -A complex_workflows worker -l INFO` and grade with `pytest exercises/2_1`.
+Replace every `raise NotImplementedError`; the names of tasks and functions stay as they are. Start
+a worker with `celery -A complex_workflows worker -l INFO` and grade with `pytest exercises/2_1`.
 """
 
 from __future__ import annotations

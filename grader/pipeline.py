@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grader.errors import LabFault
 from grader.history import Call
 from grader.services.sources import Pages, Record, write_csv, write_database
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 # How long nothing may be left to do before a workflow without an end is said to hang.
 STALL_SECONDS = 3.0
 TOLD_SECONDS = 30.0
+# How long a submission has to wait for a page, an answer or the target: the handout says so.
+PATIENCE_SECONDS = 5.0
 LOOK_SECONDS = 0.01
 SETTLE_SECONDS = 20.0
 TABLE = "run_id, source, id, value, cents"
@@ -303,6 +306,20 @@ class Pipelines:
                 yield
             finally:
                 db.execute("ROLLBACK")
+
+
+def assert_patience(*held: float) -> None:
+    """Make sure that nothing was held back for longer than a submission must be patient.
+
+    Args:
+        held: seconds.
+
+    Raises:
+        LabFault: it was, on a very busy machine; what came of it proves nothing.
+    """
+    longest = max(held, default=0.0)
+    if longest > PATIENCE_SECONDS:
+        raise LabFault("held_too_long", limit=f"{PATIENCE_SECONDS:g}", seconds=f"{longest:.1f}")
 
 
 def by_hand(works: Pipelines, sources: Sequence[Source], within: float = 10.0) -> list[Call]:

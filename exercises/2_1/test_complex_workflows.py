@@ -9,10 +9,11 @@ from __future__ import annotations
 import itertools
 import math
 import threading
+import time
 from collections import Counter
 
 from grader.check import check, hint
-from grader.pipeline import Pipelines, ancestors, by_hand
+from grader.pipeline import Pipelines, ancestors, assert_patience, by_hand
 from grader.services.http import fail, hold, ok, refuse
 from grader.services.sources import write_corrupt_database
 
@@ -353,10 +354,10 @@ def test_sources_overlap(lab):
 
     run = works.start([one, two])
     both = lab.until(lambda: waiting(works, one) and waiting(works, two), LOOK)
-    first.release()
-    second.release()
+    held = (first.release(), second.release())
 
     assert lab.fact(both, "overlap")
+    assert_patience(*held)
     finished(lab, works, run)
 
 
@@ -369,7 +370,8 @@ def beside_a_slow_source(lab):
     """Run a slow source and a quick one; tell what happened until the slow one's page was let go.
 
     Returns:
-        The run, whether the quick source was transformed, and how many joins were received.
+        The run, whether the quick source was transformed, how many joins were received, and for
+        how many seconds the page was held back.
     """
     works = works_of(lab)
 
@@ -381,10 +383,10 @@ def beside_a_slow_source(lab):
             lambda: any(s.succeeded for s in works.stage("transform_data", run.mark)), LOOK
         )
         joins = heard_joins(lab, works, run)
-        pages.release()
+        held = pages.release()
         works.finish([run])
         works.settle()
-        return run, quick, joins
+        return run, quick, joins, held
 
     return lab.once("slow", make)
 
@@ -399,7 +401,7 @@ def heard_joins(lab, works, run):
 @check(after=test_delivers_everything)
 def test_slow_source_holds_nobody(lab):
     """While one source is slow, another one is extracted, validated and transformed."""
-    _, quick, _ = beside_a_slow_source(lab)
+    _, quick, _, _ = beside_a_slow_source(lab)
 
     assert lab.fact(quick, "slow")
 
@@ -408,9 +410,10 @@ def test_slow_source_holds_nobody(lab):
 def test_join_waits_for_all(lab):
     """The join runs once, after the last source."""
     works = works_of(lab)
-    run, _, early = beside_a_slow_source(lab)
+    run, _, early, held = beside_a_slow_source(lab)
 
     assert lab.fact(not early, "join_early", seen=early)
+    assert_patience(held)
     assert_succeeded(lab, run)
     assert_complete(lab, works, run)
     joins = works.stage("aggregate_results", run.mark)
@@ -612,7 +615,8 @@ def killed(lab):
     Then those children are killed, all at once because Celery may take five seconds to notice.
 
     Returns:
-        The stage in which a workflow's child was killed -> the run.
+        The stage in which a workflow's child was killed -> the run, and -> whether a child was
+        seen in that stage.
     """
     works = works_of(lab)
 
@@ -621,36 +625,42 @@ def killed(lab):
         folder.mkdir()
         folder.chmod(0o777)
         lab.restart_worker(concurrency=len(STAGES) + 1, extra={"LAB_STAND": str(folder)})
+        runs, reached = {}, {}
+        for stage in ("validate_data", "transform_data", "aggregate_results"):
+            name = stage.partition("_")[0]
+            runs[name], reached[name] = stopped_in(lab, works, folder, stage)
+        # These three are held back by what a submission need not wait for longer than 5 seconds.
         source, pages = works.api(works.records(12), held=2)
         free = threading.Event()
         lab.http["notify"].script("outcome", then=hold(ok(), free.is_set))
-
-        runs = {"notify": works.start([works.database()])}
-        lab.until(lambda: works.notices()[runs["notify"].notes :], LOOK)
+        runs["notify"] = works.start([works.database()])
+        reached["notify"] = lab.until(lambda: works.notices()[runs["notify"].notes :], LOOK)
+        began = time.monotonic()
         with works.locked():
-            runs["extract"] = works.start([source])
-            lab.until(lambda: waiting(works, source), LOOK)
-            for stage in ("validate_data", "transform_data", "aggregate_results"):
-                runs[stage.partition("_")[0]] = stopped_in(lab, works, folder, stage)
             # The load has the target open and waits for the right to write.
             runs["load"] = works.start([works.database(), works.csv()])
-            lab.until(lambda: holds(lab, works.target), LOOK)
+            runs["extract"] = works.start([source])
+            reached["load"] = lab.until(lambda: holds(lab, works.target), LOOK)
+            reached["extract"] = lab.until(lambda: waiting(works, source), LOOK)
             for child in list(lab.worker.pool):
                 lab.kill_child(child)
+        if all(reached.values()):
+            assert_patience(time.monotonic() - began)
         pages.release()
         free.set()
         works.finish(list(runs.values()))
         works.settle()
         # An ordinary worker again: the lab is fit for other checks.
+        lab.http["notify"].script("outcome", then=ok())
         lab.restart_worker()
         lab.dirty = False
-        return runs
+        return runs, reached
 
     return lab.once("killed", make)
 
 
 def stopped_in(lab, works, folder, function):
-    """Start a workflow whose child stands still at the beginning of this task."""
+    """Start a workflow whose child stands still at the beginning of this task; return whether."""
     path = folder / f"{lab.exercise.module}.{function}"
     path.touch()
     run = works.start([works.database()])
@@ -659,8 +669,7 @@ def stopped_in(lab, works, folder, function):
         # The event as well: it says that the worker knows who has the task.
         return not path.exists() and any(step.starts for step in works.stage(function, run.mark))
 
-    lab.until(stands, LOOK)
-    return run
+    return run, lab.until(stands, LOOK)
 
 
 def holds(lab, path):
@@ -676,9 +685,12 @@ def open_files(process):
         return []
 
 
-def assert_survived(lab, works, stage, run):
+def assert_survived(lab, works, stage):
     """Whatever was killed, the workflow ends in one complete load."""
+    runs, reached = killed(lab)
+    run = runs[stage]
     assert lab.fact(run.id and not run.error, "started", seen=run.error), hint("started")
+    assert lab.fact(reached[stage], "not_reached", stage=stage, run=run.call)
     said = {"run": run.call, "killed": stage, "seen": told(run.call)}
     assert lab.fact(run.ending == "final", "killed_hangs", **said), hint("hangs")
     assert lab.fact(run.call.reply.succeeded, "killed_fails", **said), hint("failed")
@@ -688,11 +700,11 @@ def assert_survived(lab, works, stage, run):
 @check(after=test_delivers_everything)
 def test_killed_in_a_source_stage(lab):
     """A child killed in extract, validate or transform costs nothing: one complete load."""
-    runs = killed(lab)
+    works = works_of(lab)
 
     for stage in ("extract", "validate", "transform"):
-        assert_survived(lab, works_of(lab), stage, runs[stage])
-    counts = counted(lab, works_of(lab), runs["extract"])
+        assert_survived(lab, works, stage)
+    counts = counted(lab, works, killed(lab)[0]["extract"])
     fresh = counts.get("invalid_count", 0) == 0
     assert lab.fact(fresh, "killed_counts", seen=counts), hint("incomplete")
 
@@ -710,18 +722,16 @@ def counted(lab, works, run):
 @check(after=test_delivers_everything)
 def test_killed_in_join_or_load(lab):
     """A child killed in aggregate_results or in the middle of load_data: one complete load."""
-    runs = killed(lab)
-
     for stage in ("aggregate", "load"):
-        assert_survived(lab, works_of(lab), stage, runs[stage])
+        assert_survived(lab, works_of(lab), stage)
 
 
 @check(after=test_delivers_everything)
 def test_killed_while_notifying(lab):
     """A child killed while its notification is under way: it is notified again, loaded once."""
-    works, run = works_of(lab), killed(lab)["notify"]
+    works, run = works_of(lab), killed(lab)[0]["notify"]
 
-    assert_survived(lab, works, "notify", run)
+    assert_survived(lab, works, "notify")
     total = works.wanted(run).total()
     answered = [
         request
@@ -752,12 +762,13 @@ def test_progress(lab):
     lab.until(lambda: waiting(works, slow), LOOK)
     lab.until(lambda: any(s.succeeded for s in works.stage("transform_data", run.mark)), LOOK)
     lab.until(lambda: look()["percent"] > 0, LOOK)
-    free, notes = threading.Event(), len(works.notices())
+    free, notes, began = threading.Event(), len(works.notices()), time.monotonic()
     lab.http["notify"].script("outcome", then=hold(ok(), free.is_set))
-    pages.release()
+    held = pages.release()
     lab.until(lambda: len(works.notices()) > notes, LOOK)
     look()  # everything is done but the notification
     free.set()
+    assert_patience(held, time.monotonic() - began)
     lab.http["notify"].script("outcome", then=ok())
     lab.until(lambda: look()["state"] in ("SUCCESS", "FAILURE"), 30)
     works.finish([run])

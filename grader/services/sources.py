@@ -10,6 +10,7 @@ import csv
 import math
 import sqlite3
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -71,15 +72,21 @@ class Pages:
     broken: int | None = None
     held: int | None = None
     _free: threading.Event = field(default_factory=threading.Event)
+    _asked: float = 0.0
 
     @property
     def count(self) -> int:
         """How many pages there are; an empty source has one."""
         return max(1, math.ceil(len(self.records) / self.size))
 
-    def release(self) -> None:
-        """Let the page that is held back go, and every later request for it."""
+    def release(self) -> float:
+        """Let the page that is held back go, and every later request for it.
+
+        Returns:
+            How many seconds it was held back from who asked first, 0 if nobody has.
+        """
         self._free.set()
+        return time.monotonic() - self._asked if self._asked else 0.0
 
     def __call__(self, request: Request) -> Step:
         """Return the step that answers a request."""
@@ -90,7 +97,10 @@ class Pages:
         if int(page) == self.broken:
             return fail(500)
         step = answer(200, self._page(int(page)))
-        return hold(step, self._free.is_set) if int(page) == self.held else step
+        if int(page) != self.held:
+            return step
+        self._asked = self._asked or time.monotonic()
+        return hold(step, self._free.is_set)
 
     def _page(self, number: int) -> dict[str, Any]:
         chosen = self.records[(number - 1) * self.size : number * self.size]

@@ -263,9 +263,16 @@ class Pipelines:
         names = sorted(run.names)
         return Counter((name, str(id)) for name in names for id, _ in self.records_of[name])
 
-    def notices(self) -> list[dict[str, Any]]:
-        """Return the bodies of the notifications so far, {} for one that is no JSON object."""
-        return [self._body(request.body) for request in self.notify.requests("outcome")]
+    def notices(self, answered: int | None = None) -> list[dict[str, Any]]:
+        """Return the bodies of the notifications so far, {} for one that is no JSON object.
+
+        Args:
+            answered: only those that were answered with this status.
+        """
+        chosen = self.notify.requests("outcome")
+        if answered:
+            chosen = [request for request in chosen if request.answered == answered]
+        return [self._body(request.body) for request in chosen]
 
     def _body(self, text: str) -> dict[str, Any]:
         with contextlib.suppress(ValueError, RecursionError):
@@ -341,9 +348,8 @@ def by_hand(works: Pipelines, sources: Sequence[Source], within: float = 10.0) -
 def ancestors(step: Step, steps: Mapping[str, Step]) -> list[Step]:
     """Return the tasks that led to this one, its parent first."""
     found: list[Step] = []
-    while step.parent and step.parent in steps and len(found) < 1000:
-        step = steps[step.parent]
-        found.append(step)
+    while step.parent and (above := steps.get(step.parent)) and above not in found:
+        found.append(step := above)
     return found
 
 

@@ -182,7 +182,7 @@ def create_data_pipeline(sources):
 
 def run_pipeline(sources):
     result = create_data_pipeline(sources).apply_async()
-    ids = [result.id, *(one.id for one in result.parent.results)]
+    ids = [result.id]
     app.backend.client.set(f"ids:{result.id}", json.dumps(ids))
     return result.id
 

@@ -174,19 +174,18 @@ class Pipelines:
         self,
         runs: Sequence[Run],
         within: float = TOLD_SECONDS,
-        meanwhile: Callable[[], None] = lambda: None,
+        enough: Callable[[], bool] = lambda: False,
     ) -> None:
         """Wait until every run has an end; give up where nothing is left that could bring one.
 
         Args:
             runs: runs that could not be started have no end, and are passed over.
             within: seconds.
-            meanwhile: called again and again.
+            enough: asked again and again; true ends the wait.
         """
         waiting = [run for run in runs if run.id]
         deadline, quiet_since = time.monotonic() + within, None
-        while waiting := self._unfinished(waiting):
-            meanwhile()
+        while (waiting := self._unfinished(waiting)) and not enough():
             now = time.monotonic()
             quiet_since = (quiet_since or now) if self.quiet() else None
             hangs = quiet_since is not None and now - quiet_since > STALL_SECONDS
@@ -197,7 +196,12 @@ class Pipelines:
             self.lab.until(self._dead, within=LOOK_SECONDS)
 
     def _unfinished(self, runs: Sequence[Run]) -> list[Run]:
-        open_calls = self.lab.publisher.fetch([run.call for run in runs])
+        from redis.exceptions import TimeoutError as Busy
+
+        try:
+            open_calls = self.lab.publisher.fetch([run.call for run in runs])
+        except Busy:  # megabytes of results on their way: look again
+            return list(runs)
         for run in runs:
             if run.call not in open_calls:
                 run.ending = "final"

@@ -6,11 +6,13 @@ notified from the service's log, order and overlap from the workers' events.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 from grader.check import check, hint
 from grader.pipeline import Pipelines, ancestors, assert_patience, by_hand
@@ -684,15 +686,24 @@ def stopped_in(lab, works, folder, function):
 
 def holds(lab, path):
     """Whether a child of the worker's pool has this file open."""
-    return any(str(path) in open_files(child) for child in lab.worker.pool)
+    return any(same_file(path, opened) for child in lab.worker.pool for opened in open_files(child))
+
+
+def same_file(path, opened):
+    """Whether both are one file; a sandbox may know it by another path."""
+    with contextlib.suppress(OSError):
+        return path.samefile(opened)
+    return False
 
 
 def open_files(process):
-    """Return the paths of a process's open files, none of one that is gone."""
-    try:
+    """Return where the open files of a process are found, none of one that is gone."""
+    with contextlib.suppress(Exception):
+        links = Path(f"/proc/{process.pid}/fd")
+        if links.is_dir():
+            return list(links.iterdir())
         return [file.path for file in process.open_files()]
-    except Exception:
-        return []
+    return []
 
 
 def assert_survived(lab, works, stage):

@@ -11,7 +11,6 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import limits
-import limits
 import pace
 import stand
 
@@ -19,6 +18,8 @@ limits.apply(sys.argv[1])
 limits.search_here()
 
 times = float(sys.argv[2])
+if folder := os.environ.get("LAB_STAND"):
+    stand.watch(folder)
 sys.argv = ["celery", *sys.argv[3:]]
 # Only now: the limits hold for the import too.
 celery = importlib.import_module("celery.bin.celery")

@@ -12,21 +12,23 @@ log, order and overlap from the workers' events.
 from __future__ import annotations
 
 import contextlib
-import itertools
+import fcntl
 import json
 import sqlite3
 import string
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grader.errors import LabFault
 from grader.history import Call
 from grader.services.sources import Pages, Record, write_csv, write_database
+from grader.trail import Step, quiet, steps
 
 if TYPE_CHECKING:
     from grader.lab import Lab
@@ -37,9 +39,10 @@ TOLD_SECONDS = 30.0
 # How long a submission has to wait for a page, an answer or the target: the handout says so.
 PATIENCE_SECONDS = 5.0
 LOOK_SECONDS = 0.01
+# Which byte of a database SQLite locks before it writes ("Database File Format", 1.5).
+RESERVED_BYTE = 0x40000001
 SETTLE_SECONDS = 20.0
 TABLE = "run_id, source, id, value, cents"
-ENDED = {"task-succeeded", "task-failed", "task-revoked"}
 Source = dict[str, str]
 
 
@@ -73,26 +76,6 @@ class Run:
     def names(self) -> set[str]:
         """The names of its sources."""
         return {source["name"] for source in self.sources}
-
-
-@dataclass
-class Step:
-    """One task as the events tell of it; times are epoch seconds, by the worker's clock.
-
-    A task that replaced itself has several names and keeps its id.
-    """
-
-    id: str
-    names: list[str] = field(default_factory=list)
-    parent: str | None = None
-    received: list[float] = field(default_factory=list)
-    starts: list[float] = field(default_factory=list)
-    ended: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def succeeded(self) -> float | None:
-        """When it succeeded."""
-        return self.ended.get("task-succeeded")
 
 
 class Pipelines:
@@ -214,15 +197,7 @@ class Pipelines:
 
     def quiet(self) -> bool:
         """Whether every task that a worker received has ended."""
-        last: dict[str, str] = {}
-        for event in tuple(self.lab.history.events):
-            kind, id = str(event.get("type")), event.get("uuid")
-            # An end counts until the task is received again, given back to the queue.
-            if kind == "task-received" or (
-                kind.startswith("task-") and last.get(str(id)) not in ENDED
-            ):
-                last[str(id)] = kind
-        return all(kind in ENDED for kind in last.values())
+        return quiet(tuple(self.lab.history.events))
 
     def settle(self, within: float = SETTLE_SECONDS) -> bool:
         """Wait until nothing is left to do: no task runs, waits in the queue, or is to be retried.
@@ -243,20 +218,41 @@ class Pipelines:
 
     def rows(self, names: set[str] | None = None) -> list[tuple[Any, ...]]:
         """Read the target's rows, those of some sources if named; [] if there is no table yet."""
-        with contextlib.suppress(sqlite3.OperationalError), closing(self.open_target()) as db:
-            found = db.execute(f"SELECT {TABLE} FROM loaded_records").fetchall()
+        with self.copied() as copy, contextlib.suppress(sqlite3.DatabaseError):
+            with closing(sqlite3.connect(copy)) as db:
+                found = db.execute(f"SELECT {TABLE} FROM loaded_records").fetchall()
             return [row for row in found if names is None or row[1] in names]
         return []
 
-    def open_target(self) -> sqlite3.Connection:
-        """Open the target; SQLite makes it if it is not there."""
-        made = not self.target.exists()
-        db = sqlite3.connect(self.target, timeout=20, isolation_level=None)
-        if made:
-            db.execute("PRAGMA user_version = 0")
-            with contextlib.suppress(OSError):
-                self.target.chmod(0o666)
-        return db
+    @contextlib.contextmanager
+    def copied(self) -> Iterator[Path]:
+        """Copy the target, with its journal if there is one, for as long as the block runs.
+
+        SQLite can't open it where it lies: see sources.write_database.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            for ending in ("", "-journal", "-wal"):
+                with contextlib.suppress(OSError):
+                    name = self.target.name + ending
+                    (Path(folder) / name).write_bytes(self.target.with_name(name).read_bytes())
+            yield Path(folder) / self.target.name
+
+    def refuse(self, id: str) -> None:
+        """Give the target a table that refuses one id; what was loaded before is put aside.
+
+        Nothing may be running: the file is written over as a whole.
+        """
+        with self.copied() as copy:
+            with closing(sqlite3.connect(copy)) as db, db:
+                if db.execute(
+                    "SELECT 1 FROM sqlite_master WHERE name = 'loaded_records'"
+                ).fetchone():
+                    db.execute("ALTER TABLE loaded_records RENAME TO loaded_before")
+                db.execute(f"CREATE TABLE loaded_records ({TABLE}, CHECK (id <> '{id}'))")
+            new = not self.target.exists()
+            self.target.write_bytes(copy.read_bytes())
+        if new:
+            self.target.chmod(0o666)
 
     def ids(self, run: Run) -> Counter[tuple[str, str]]:
         """Count the (source, id) pairs that the target has of this run's sources."""
@@ -286,23 +282,7 @@ class Pipelines:
 
     def steps(self, since: int = 0) -> dict[str, Step]:
         """Return the tasks that the events tell of, from the event number `since` on, by id."""
-        steps: dict[str, Step] = {}
-        for event in tuple(self.lab.history.events)[since:]:
-            id, kind = event.get("uuid"), str(event.get("type"))
-            if not isinstance(id, str):
-                continue
-            step = steps.setdefault(id, Step(id))
-            at = float(event.get("timestamp") or 0.0)
-            if kind == "task-received":
-                step.received.append(at)
-                step.names.append(str(event.get("name")).rpartition(".")[2])
-                parent = event.get("parent_id")
-                step.parent = step.parent or (parent if parent != id else None)
-            elif kind == "task-started":
-                step.starts.append(at)
-            elif kind in ENDED:
-                step.ended[kind] = at
-        return steps
+        return steps(tuple(self.lab.history.events)[since:])
 
     def stage(self, name: str, since: int = 0) -> list[Step]:
         """Return the tasks of one name."""
@@ -310,13 +290,13 @@ class Pipelines:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the right to write into the target while the block runs."""
-        with closing(self.open_target()) as db:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            finally:
-                db.execute("ROLLBACK")
+        """Hold the right to write into the target while the block runs, as another SQLite would.
+
+        The lock ends when this process closes the file anywhere: don't read rows in the block.
+        """
+        with self.target.open("r+b") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, RESERVED_BYTE)
+            yield
 
 
 def assert_patience(*held: float) -> None:
@@ -347,30 +327,3 @@ def by_hand(works: Pipelines, sources: Sequence[Source], within: float = 10.0) -
             return calls
         fed = [call.reply.result for call in calls if call.reply]
     return [lab.call("aggregate_results", fed, within=within)]
-
-
-def ancestors(step: Step, steps: Mapping[str, Step]) -> list[Step]:
-    """Return the tasks that led to this one, its parent first."""
-    found: list[Step] = []
-    while step.parent and (above := steps.get(step.parent)) and above not in found:
-        found.append(step := above)
-    return found
-
-
-def matched(moments: Sequence[float], spans: Sequence[tuple[float, float]]) -> int:
-    """Return how many moments can be given a span of their own that holds them."""
-    free = sorted(spans, key=lambda span: span[1])
-    for moment in sorted(moments):
-        holding = next((span for span in free if span[0] <= moment <= span[1]), None)
-        if holding:
-            free.remove(holding)
-    return len(spans) - len(free)
-
-
-def spans(step: Step) -> list[tuple[float, float]]:
-    """Return the time of each execution of a task: from when it was received to when it ended.
-
-    Not from when it started: the worker's main process says that a little later.
-    """
-    last = max(step.ended.values(), default=float("inf"))
-    return list(itertools.pairwise([*sorted(step.received), last]))

@@ -12,10 +12,11 @@ import pytest
 import requests
 
 from grader.errors import LabFault
-from grader.pipeline import Step, ancestors, assert_patience, matched, spans
+from grader.pipeline import assert_patience
 from grader.process import wait_until
 from grader.services.http import HttpService, hold, ok
 from grader.services.sources import Pages, write_corrupt_database, write_csv, write_database
+from grader.trail import Step, ancestors, matched, quiet, spans, steps
 
 RECORDS = [(n, n / 2) for n in range(12)]
 
@@ -179,3 +180,33 @@ def test_what_was_held_too_long_proves_nothing():
     assert_patience(0.1, 4.9)
     with pytest.raises(LabFault):
         assert_patience(0.1, 5.1)
+
+
+def event(kind, id="a", **more):
+    return {"type": f"task-{kind}", "uuid": id, "timestamp": 1.0, **more}
+
+
+def test_all_is_quiet_when_every_task_has_ended():
+    """A task that was given back and received again is under way until it ends again."""
+    events = [event("received"), event("started"), event("succeeded")]
+
+    assert quiet([]) and quiet(events)
+    assert not quiet(events[:2])
+    assert not quiet([*events, event("received")])
+    assert quiet([*events, event("received"), event("succeeded")])
+    assert not quiet([*events, event("received", "b"), event("retried", "b")])
+
+
+def test_a_replaced_task_keeps_its_parent_and_has_two_names():
+    """The events of a task that replaced itself make one step."""
+    events = [
+        event("received", name="m.one", parent_id="p"),
+        event("started"),
+        event("received", name="m.two", parent_id="a"),
+        event("succeeded"),
+        {"type": "worker-heartbeat"},
+    ]
+
+    (step,) = steps(events).values()
+
+    assert (step.names, step.parent, step.succeeded) == (["one", "two"], "p", 1.0)

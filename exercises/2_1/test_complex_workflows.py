@@ -15,9 +15,10 @@ from collections import Counter
 from pathlib import Path
 
 from grader.check import check, hint
-from grader.pipeline import Pipelines, ancestors, assert_patience, by_hand
+from grader.pipeline import Pipelines, assert_patience, by_hand
 from grader.services.http import fail, hold, ok, refuse
 from grader.services.sources import write_corrupt_database
+from grader.trail import ancestors
 
 STAGES = ("extract", "validate", "transform", "aggregate", "load")
 LOOK = 10.0  # seconds: how long something that a worker does at once may take on a busy machine
@@ -476,7 +477,8 @@ def failures(lab):
     works = works_of(lab)
 
     def make():
-        refuse_a_row(works)
+        works.settle()
+        works.refuse(REFUSED)
         missing, gone = works.database([]), works.csv([])
         (lab.data / f"{missing['name']}.db").unlink()
         (lab.data / f"{gone['name']}.csv").unlink()
@@ -510,20 +512,6 @@ def failures(lab):
         return runs, notices
 
     return lab.once("failures", make)
-
-
-def refuse_a_row(works):
-    """Give the target a table that refuses one id; what was loaded before is put aside."""
-    with works.open_target() as db:
-        db.execute("BEGIN IMMEDIATE")
-        if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'loaded_records'").fetchone():
-            db.execute("ALTER TABLE loaded_records RENAME TO loaded_before")
-        db.execute(
-            "CREATE TABLE loaded_records (run_id, source, id, value, cents, "
-            f"CHECK (id <> '{REFUSED}'))"
-        )
-        db.execute("COMMIT")
-    db.close()
 
 
 def assert_failed(lab, works, what, run):

@@ -7,8 +7,9 @@ from collections import Counter
 
 from grader.check import check, hint
 from grader.history import Message
-from grader.pipeline import Pipelines, assert_patience, matched, spans
+from grader.pipeline import Pipelines, assert_patience
 from grader.services.http import fail, ok
+from grader.trail import matched, spans
 
 LOOK = 8.0
 STAGES = {"extract_data", "validate_data", "transform_data", "aggregate_results", "load_data"}

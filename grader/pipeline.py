@@ -73,6 +73,11 @@ class Run:
         return found if isinstance(found, dict) else {}
 
     @property
+    def kinds(self) -> str:
+        """Its sources, in words for the score card: "orders (database), prices (api)"."""
+        return ", ".join(f"{source['name']} ({source['type']})" for source in self.sources)
+
+    @property
     def names(self) -> set[str]:
         """The names of its sources."""
         return {source["name"] for source in self.sources}

@@ -516,7 +516,7 @@ def failures(lab):
 
 def assert_failed(lab, works, what, run):
     """The caller was told that the workflow has failed, and nothing was loaded."""
-    said = {"what": what, "sources": run.sources, "seen": run.error or told(run.call)}
+    said = {"what": what, "sources": run.kinds, "seen": run.error or told(run.call)}
     assert lab.fact(run.id and not run.error, "started", seen=run.error), hint("started")
     assert lab.fact(run.ending == "final", "fails_late", **said), hint("late")
     assert lab.fact(run.call.reply.failed, "fails", **said), hint("succeeded")
@@ -592,7 +592,7 @@ def test_notification_is_tried_again(lab):
     lab.http["notify"].script("outcome", then=ok())
     tries = len(works.notices()) - run.notes
     assert lab.fact(tries == 3, "tries", wanted=3, seen=tries), hint("tries")
-    said = {"what": "notify", "sources": run.sources, "seen": told(run.call)}
+    said = {"what": "notify", "sources": run.kinds, "seen": told(run.call)}
     assert lab.fact(failed(run), "fails", **said), hint("swallowed")
 
 

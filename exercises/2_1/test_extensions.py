@@ -35,7 +35,7 @@ def ended(lab, works, run, state, within=30.0):
     works.finish([run], within)
     reply = run.call.reply
     key = "succeeded" if state == "SUCCESS" else "fails"
-    said = {"run": run.call, "what": "notify", "sources": run.sources}
+    said = {"run": run.call, "what": "notify", "sources": run.kinds}
     seen = f"{reply.state} {reply.error_type}: {reply.error_message}"[:300] if reply else "PENDING"
     assert lab.fact(reply and reply.state == state, key, seen=seen, **said)
 

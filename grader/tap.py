@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from grader.history import Message
 
 LONGEST = 300_000
+LINE_SECONDS = 60.0
 WORD = re.compile(rb'"((?:[^"\\]|\\.)*)"')
 ESCAPED = re.compile(rb"\\(x[0-9a-f]{2}|.)")
 SIGNS = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"a": b"\a", b"b": b"\b"}
@@ -70,7 +71,11 @@ class RedisTap(_Tap):
         from grader.stack.redis import connect
 
         # A timeout while reading would close the connection: look first whether there is something.
-        with connect(self.url) as client, client.monitor() as monitor:
+        # A message of many megabytes may take its time to be read.
+        with (
+            connect(self.url, socket_timeout=LINE_SECONDS) as client,
+            client.monitor() as monitor,
+        ):
             # On a server that others use, MONITOR shows their databases too.
             self._mine = f"[{urlsplit(self.url).path.lstrip('/') or 0} ".encode()
             self._standing.set()

@@ -17,11 +17,11 @@ FILES = sorted(GRADER.rglob("*.py"))
 TESTS = sorted([*(ROOT / "tests").glob("*.py"), *(ROOT / "tests" / "benchmarks").glob("*.py")])
 LAYERS = (
     "errors words",
-    "check exercise history expect verdict containers",
+    "check exercise history expect trail verdict containers",
     "process home place worker client publisher events tap clock faults "
     "sandbox cell warden relay cgroup isolation submission services stack resources "
     "extras queues",
-    "crew lab desk runner session grading",
+    "crew lab desk pipeline runner session grading",
     "report rubric documents verify doctor",
     "cli plugin",
 )

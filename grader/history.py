@@ -113,7 +113,10 @@ class Call:
 
 @dataclass(frozen=True)
 class Message:
-    """A task message as it was published, seen by the grader at the broker itself."""
+    """A task message as it was published, seen by the grader at the broker itself.
+
+    `size` is in bytes, as the broker holds it. Of one too long to be read only that is known.
+    """
 
     task: str
     id: str
@@ -123,6 +126,7 @@ class Message:
     eta: str | None
     at: float
     body: str = ""
+    size: int = 0
 
     @property
     def planned_for(self) -> float | None:

@@ -19,6 +19,7 @@ from grader.blame import MOST_MESSAGES, flooded
 from grader.history import Message
 
 LONGEST = 300_000
+LINE_SECONDS = 60.0
 WORD = re.compile(rb'"((?:[^"\\]|\\.)*)"')
 ESCAPED = re.compile(rb"\\(x[0-9a-f]{2}|.)")
 SIGNS = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"a": b"\a", b"b": b"\b"}
@@ -77,7 +78,11 @@ class RedisTap(_Tap):
         from grader.stack.redis import connect
 
         # A timeout while reading would close the connection: look first whether there is something.
-        with connect(self.url) as client, client.monitor() as monitor:
+        # A message of many megabytes may take its time to be read.
+        with (
+            connect(self.url, socket_timeout=LINE_SECONDS) as client,
+            client.monitor() as monitor,
+        ):
             # On a server that others use, MONITOR shows their databases too.
             self._mine = f"[{urlsplit(self.url).path.lstrip('/') or 0} ".encode()
             self._standing.set()
@@ -87,7 +92,10 @@ class RedisTap(_Tap):
 
     def _take(self, line: bytes) -> None:
         self.seen += 1
-        if b' "LPUSH" ' not in line[:200] or len(line) > LONGEST or self._mine not in line[:40]:
+        if b' "LPUSH" ' not in line[:200] or self._mine not in line[:40]:
+            return
+        if len(line) > LONGEST:
+            self._keep(Message("?", "", "", "", 0, None, time.time(), size=len(line)))
             return
         # A submission can push anything: what can't be read is no task message.
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -95,9 +103,8 @@ class RedisTap(_Tap):
             document = json.loads(payload)
             headers = document["headers"]
             if "task" in headers:
-                self._keep(
-                    message(queue, headers, document.get("content-type"), document.get("body", ""))
-                )
+                body, size = document.get("body", ""), len(payload)
+                self._keep(message(queue, headers, document.get("content-type"), body, size))
 
 
 def unquote(word: bytes) -> bytes:
@@ -140,11 +147,14 @@ class RabbitTap(_Tap):
                         headers,
                         properties.get("content_type"),
                         body.decode("utf8", "replace"),
+                        len(body),
                     )
                 )
 
 
-def message(queue: str, headers: dict[str, Any], content_type: Any, body: str) -> Message:
+def message(
+    queue: str, headers: dict[str, Any], content_type: Any, body: str, size: int
+) -> Message:
     """Return the message that these headers (task protocol 2) describe."""
     return Message(
         task=str(headers["task"]),
@@ -155,4 +165,5 @@ def message(queue: str, headers: dict[str, Any], content_type: Any, body: str) -
         eta=headers.get("eta"),
         at=time.time(),
         body=body[:4000],
+        size=size,
     )

@@ -17,11 +17,12 @@ FILES = sorted(GRADER.rglob("*.py"))
 TESTS = sorted([*(ROOT / "tests").glob("*.py"), *(ROOT / "tests" / "benchmarks").glob("*.py")])
 LAYERS = (
     "errors words",
-    "check exercise history expect verdict containers",
-    "process home place worker client publisher events tap clock faults sandbox cell "
+    "check exercise history expect steps verdict containers timetable "
+    "ledger invariants schedule slope curve",
+    "process home place worker client publisher events tap clock faults links sandbox cell "
     "warden relay cgroup isolation submission services stack resources trail blame "
-    "extras queues",
-    "crew lab desk runner session grading",
+    "extras queues twin beat gauge",
+    "crew lab desk pipeline orders growth bench runner session grading",
     "report rubric documents verify doctor attacks",
     "cli plugin",
 )

@@ -107,5 +107,10 @@ def do_call(module: Any, function: str, args: list[Any], kwargs: dict[str, Any])
     return getattr(module, function)(*args, **kwargs)
 
 
+def do_apply(module: Any, function: str, args: list[Any]) -> Any:
+    """Call a function that returns a signature, start what it returned and return its id."""
+    return str(getattr(module, function)(*args).apply_async().id)
+
+
 if __name__ == "__main__":
     main()

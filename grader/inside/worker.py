@@ -12,11 +12,14 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import limits
 import pace
+import stand
 
 limits.apply(sys.argv[1])
 limits.search_here()
 
 times = float(sys.argv[2])
+if folder := os.environ.get("LAB_STAND"):
+    stand.watch(folder)
 sys.argv = ["celery", *sys.argv[3:]]
 # Only now: the limits hold for the import too.
 celery = importlib.import_module("celery.bin.celery")

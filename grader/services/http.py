@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -27,6 +28,7 @@ from grader.services.script import (
     cut,
     delay,
     fail,
+    hold,
     ok,
     refuse,
     retry_after,
@@ -43,12 +45,15 @@ __all__ = [
     "cut",
     "delay",
     "fail",
+    "hold",
     "ok",
     "refuse",
     "retry_after",
 ]
 
 LOG_LIMIT = 64 * 1024 * 1024
+LOOK_SECONDS = 0.005
+Rule = Callable[[Request], Step | None]
 
 
 class _Log:
@@ -92,6 +97,7 @@ class HttpService(Server):
     def __init__(self, prefix: str = "/jobs/", port: int = 0) -> None:
         self.prefix = prefix
         self._scripts: list[Script] = []
+        self._rules: list[tuple[str, Rule]] = []
         self._log, self._writing = _Log(), threading.Lock()
         super().__init__(port)
 
@@ -116,6 +122,15 @@ class HttpService(Server):
         with self._writing:
             self._scripts.insert(0, Script(pattern, row, then))
 
+    def rule(self, pattern: str, choose: Rule) -> None:
+        """Let a function choose the step for the keys that match `pattern`; the newest rule counts.
+
+        For answers that depend on more than the key, such as a page's number. It is called on the
+        service's own thread; where it returns None, the scripts answer.
+        """
+        with self._writing:
+            self._rules.insert(0, (pattern, choose))
+
     def requests(self, key: str = "*") -> list[Request]:
         """Return the requests of a key (or of a pattern of keys) in the order of their arrival."""
         return self._log.matching(key)
@@ -129,6 +144,9 @@ class HttpService(Server):
         if not request.method:
             return sentence(400, "not_http", line=request.path)
         with self._writing:
+            for pattern, rule in self._rules:
+                if request.key and fnmatchcase(request.key, pattern) and (step := rule(request)):
+                    return step
             for script in self._scripts:
                 if request.key and fnmatchcase(request.key, script.pattern):
                     return script.next(request.key)
@@ -170,6 +188,8 @@ class HttpService(Server):
     ) -> bool:
         step = self.choose(request)
         keep = await _stays(reader, step.wait) and keep and step.cut_after is None
+        while step.until and not step.until():
+            keep = await _stays(reader, LOOK_SECONDS) and keep
         if step.refused:
             self._log.end(number, "refused")
             reset(writer)

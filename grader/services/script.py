@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -31,6 +31,7 @@ class Step:
     cut_after: int | None = None
     refused: bool = False
     times: int = 1
+    until: Callable[[], bool] | None = None
 
     def __post_init__(self) -> None:
         if not 200 <= self.status <= 599 or self.times < 1 or self.wait < 0:
@@ -72,6 +73,14 @@ def retry_after(when: float | str | datetime, status: int = 503, times: int = 1)
 def delay(seconds: float, step: Step) -> Step:
     """Take the step so many seconds later than it would be."""
     return replace(step, wait=step.wait + seconds)
+
+
+def hold(step: Step, until: Callable[[], bool]) -> Step:
+    """Take the step once `until()` is true; it is asked again and again, on the service's thread.
+
+    A hold is ended by an event that a check waits for, where a delay would be a race.
+    """
+    return replace(step, until=until)
 
 
 def refuse(times: int = 1) -> Step:

@@ -1,0 +1,334 @@
+"""What the checks of a data pipeline work with: sources, the target, notifications, and runs.
+
+    works = Pipelines(lab)
+    run = works.start([works.database(), works.csv()])
+    works.finish([run])
+    assert works.ids(run) == works.wanted(run)
+
+Everything is read from outside: rows from the target file, notifications from the service's own
+log, order and overlap from the workers' events.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import sqlite3
+import string
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grader.errors import LabFault
+from grader.history import Call
+from grader.services.sources import Pages, Record, write_csv, write_database
+from grader.steps import Step, quiet, steps
+
+if TYPE_CHECKING:
+    from grader.lab import Lab
+
+# How long nothing may be left to do before a workflow without an end is said to hang.
+STALL_SECONDS = 3.0
+TOLD_SECONDS = 30.0
+# How long a submission has to wait for a page, an answer or the target: the handout says so.
+PATIENCE_SECONDS = 5.0
+LOOK_SECONDS = 0.01
+# Which byte of a database SQLite locks before it writes ("Database File Format", 1.5).
+RESERVED_BYTE = 0x40000001
+SETTLE_SECONDS = 20.0
+TABLE = "run_id, source, id, value, cents"
+Source = dict[str, str]
+
+
+@dataclass(eq=False)
+class Run:
+    """One workflow that was started. `ending` is "final", "hangs" or "late" after `finish`.
+
+    Attributes:
+        id: what run_pipeline returned, "" if it raised.
+        error: what it raised.
+        call: stands for the workflow's result.
+        mark, notes: how many events and notifications there were before it.
+    """
+
+    sources: Sequence[Source]
+    id: str
+    error: str
+    call: Call
+    mark: int
+    notes: int
+    ending: str = ""
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """What the workflow returned, {} if it did not succeed with an object."""
+        reply = self.call.reply
+        found = reply.result if reply and reply.succeeded else None
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def kinds(self) -> str:
+        """Its sources, in words for the score card: "orders (database), prices (api)"."""
+        return ", ".join(f"{source['name']} ({source['type']})" for source in self.sources)
+
+    @property
+    def names(self) -> set[str]:
+        """The names of its sources."""
+        return {source["name"] for source in self.sources}
+
+
+class Pipelines:
+    """Makes sources, starts workflows on them and reads what came of it."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.target: Path = lab.data / "target.db"
+        self.api_service, self.notify = lab.http["sources"], lab.http["notify"]
+        self.records_of: dict[str, list[Record]] = lab.once("records", dict)
+
+    # Sources
+
+    def records(self, count: int = 12) -> list[Record]:
+        """Draw records that every rule accepts: different ids, values of two decimals."""
+        rng = self.lab.rng
+        ids = rng.sample(range(10**6), count)
+        return [(id, rng.randint(-99999, 99999) / 100) for id in ids]
+
+    def name(self, records: list[Record]) -> str:
+        """Draw a name for a source of these records; no other source of this lab has it."""
+        while (name := "".join(self.lab.rng.choices(string.ascii_lowercase, k=7))) in (
+            self.records_of
+        ):
+            pass
+        self.records_of[name] = records
+        return name
+
+    def database(self, records: list[Record] | None = None) -> Source:
+        """Make an SQLite source."""
+        rows = self.records() if records is None else records
+        path = self.lab.data / f"{(name := self.name(rows))}.db"
+        write_database(path, rows)
+        return {"name": name, "type": "database", "location": str(path)}
+
+    def csv(self, records: list[Record] | None = None, mark: bool = False) -> Source:
+        """Make a CSV source, with a byte order mark if asked for."""
+        rows = self.records() if records is None else records
+        path = self.lab.data / f"{(name := self.name(rows))}.csv"
+        write_csv(path, rows, mark)
+        return {"name": name, "type": "file", "location": str(path)}
+
+    def api(self, records: list[Record] | None = None, **pages: Any) -> tuple[Source, Pages]:
+        """Make an API source; returns it with the service's pages (see Pages for the options)."""
+        rows = self.records() if records is None else records
+        served, name = Pages(rows, **{"size": 5, **pages}), self.name(rows)
+        self.api_service.rule(name, served)
+        query = "&".join(f"{key}={value}" for key, value in served.query.items())
+        location = self.api_service.address(name) + (f"?{query}" if query else "")
+        return {"name": name, "type": "api", "location": location}, served
+
+    def three(self) -> list[Source]:
+        """Make one source of each kind."""
+        return [self.database(), self.api()[0], self.csv()]
+
+    # Runs
+
+    def start(self, sources: Sequence[Source]) -> Run:
+        """Call run_pipeline in a client process of the submission."""
+        mark, notes = len(self.lab.history.events), len(self.notices())
+        answer = self.lab.client.call("run_pipeline", list(sources))
+        return self._run(sources, answer, mark, notes)
+
+    def apply(self, sources: Sequence[Source]) -> Run:
+        """Start what create_data_pipeline returned, as it is."""
+        mark, notes = len(self.lab.history.events), len(self.notices())
+        answer = self.lab.client.ask("apply", function="create_data_pipeline", args=[list(sources)])
+        return self._run(sources, answer, mark, notes)
+
+    def _run(self, sources: Sequence[Source], answer: Any, mark: int, notes: int) -> Run:
+        id = answer.value if isinstance(answer.value, str) else ""
+        error = answer.error or ("" if id else f"it returned {answer.value!r}")
+        names = [source["name"] for source in sources]
+        call = self.lab.adopt(id, "run_pipeline", names if len(names) < 4 else len(names))
+        call.limit = TOLD_SECONDS
+        return Run(sources, id, error, call, mark, notes)
+
+    def finish(
+        self,
+        runs: Sequence[Run],
+        within: float = TOLD_SECONDS,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Wait until every run has an end; give up where nothing is left that could bring one.
+
+        Args:
+            runs: runs that could not be started have no end, and are passed over.
+            within: seconds.
+            enough: asked again and again; true ends the wait.
+        """
+        waiting = [run for run in runs if run.id]
+        deadline, quiet_since = time.monotonic() + within, None
+        while (waiting := self._unfinished(waiting)) and not enough():
+            now = time.monotonic()
+            quiet_since = (quiet_since or now) if self.quiet() else None
+            hangs = quiet_since is not None and now - quiet_since > STALL_SECONDS
+            if (hangs and self.settle(STALL_SECONDS)) or now > deadline:
+                for run in self._unfinished(waiting):
+                    run.ending = "hangs" if hangs else "late"
+                return
+            self.lab.until(self._dead, within=LOOK_SECONDS)
+
+    def _unfinished(self, runs: Sequence[Run]) -> list[Run]:
+        from redis.exceptions import TimeoutError as Busy
+
+        try:
+            open_calls = self.lab.publisher.fetch([run.call for run in runs])
+        except Busy:  # megabytes of results on their way: look again
+            return list(runs)
+        for run in runs:
+            if run.call not in open_calls:
+                run.ending = "final"
+        return [run for run in runs if run.call in open_calls]
+
+    def _dead(self) -> bool:
+        if not self.lab.worker.alive:
+            raise self.lab.worker.death()
+        return False
+
+    def quiet(self) -> bool:
+        """Whether every task that a worker received has ended."""
+        return quiet(tuple(self.lab.history.events))
+
+    def settle(self, within: float = SETTLE_SECONDS) -> bool:
+        """Wait until nothing is left to do: no task runs, waits in the queue, or is to be retried.
+
+        A message of our own is sent behind whatever is queued; once the worker's event tells of
+        it, all that came before has been received.
+        """
+        deadline = time.monotonic() + within
+        while time.monotonic() < deadline:
+            last = self.lab.publisher.send("lab.ready", self.lab.queue("lab.ready"), (), {}, within)
+            heard = self.lab.until(lambda id=last.id: self.lab.history.events_of(id), within)
+            if heard and self.quiet():
+                return True
+            self.lab.until(self.quiet, max(0.0, deadline - time.monotonic()))
+        return False
+
+    # What came of it
+
+    def rows(self, names: set[str] | None = None) -> list[tuple[Any, ...]]:
+        """Read the target's rows, those of some sources if named; [] if there is no table yet."""
+        with self.copied() as copy, contextlib.suppress(sqlite3.DatabaseError):
+            with closing(sqlite3.connect(copy)) as db:
+                found = db.execute(f"SELECT {TABLE} FROM loaded_records").fetchall()
+            return [row for row in found if names is None or row[1] in names]
+        return []
+
+    @contextlib.contextmanager
+    def copied(self) -> Iterator[Path]:
+        """Copy the target, with its journal if there is one, for as long as the block runs.
+
+        SQLite can't open it where it lies: see sources.write_database.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            for ending in ("", "-journal", "-wal"):
+                with contextlib.suppress(OSError):
+                    name = self.target.name + ending
+                    (Path(folder) / name).write_bytes(self.target.with_name(name).read_bytes())
+            yield Path(folder) / self.target.name
+
+    def refuse(self, id: str) -> None:
+        """Give the target a table that refuses one id; what was loaded before is put aside.
+
+        Nothing may be running: the file is written over as a whole.
+        """
+        with self.copied() as copy:
+            with closing(sqlite3.connect(copy)) as db, db:
+                if db.execute(
+                    "SELECT 1 FROM sqlite_master WHERE name = 'loaded_records'"
+                ).fetchone():
+                    db.execute("ALTER TABLE loaded_records RENAME TO loaded_before")
+                db.execute(f"CREATE TABLE loaded_records ({TABLE}, CHECK (id <> '{id}'))")
+            new = not self.target.exists()
+            self.target.write_bytes(copy.read_bytes())
+        if new:
+            self.target.chmod(0o666)
+
+    def ids(self, run: Run) -> Counter[tuple[str, str]]:
+        """Count the (source, id) pairs that the target has of this run's sources."""
+        return Counter((source, id) for _, source, id, *_ in self.rows(run.names))
+
+    def wanted(self, run: Run) -> Counter[tuple[str, str]]:
+        """Return what `ids` should be: every record once."""
+        names = sorted(run.names)
+        return Counter((name, str(id)) for name in names for id, _ in self.records_of[name])
+
+    def notices(self, answered: int | None = None) -> list[dict[str, Any]]:
+        """Return the bodies of the notifications so far, {} for one that is no JSON object.
+
+        Args:
+            answered: only those that were answered with this status.
+        """
+        chosen = self.notify.requests("outcome")
+        if answered:
+            chosen = [request for request in chosen if request.answered == answered]
+        return [self._body(request.body) for request in chosen]
+
+    def _body(self, text: str) -> dict[str, Any]:
+        with contextlib.suppress(ValueError, RecursionError):
+            body = json.loads(text)
+            return body if isinstance(body, dict) else {}
+        return {}
+
+    def steps(self, since: int = 0) -> dict[str, Step]:
+        """Return the tasks that the events tell of, from the event number `since` on, by id."""
+        return steps(tuple(self.lab.history.events)[since:])
+
+    def stage(self, name: str, since: int = 0) -> list[Step]:
+        """Return the tasks of one name."""
+        return [step for step in self.steps(since).values() if name in step.names]
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the right to write into the target while the block runs, as another SQLite would.
+
+        The lock ends when this process closes the file anywhere: don't read rows in the block.
+        """
+        with self.target.open("r+b") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, RESERVED_BYTE)
+            yield
+
+
+def assert_patience(*held: float) -> None:
+    """Make sure that nothing was held back for longer than a submission must be patient.
+
+    Args:
+        held: seconds.
+
+    Raises:
+        LabFault: it was, on a very busy machine; what came of it proves nothing.
+    """
+    longest = max(held, default=0.0)
+    if longest > PATIENCE_SECONDS:
+        raise LabFault("held_too_long", limit=f"{PATIENCE_SECONDS:g}", seconds=f"{longest:.1f}")
+
+
+def by_hand(works: Pipelines, sources: Sequence[Source], within: float = 10.0) -> list[Call]:
+    """Feed the sources through extract, validate, transform and aggregate, one call a stage.
+
+    Returns:
+        The calls of the first stage that failed, or the aggregation's alone.
+    """
+    lab, fed = works.lab, list(sources)
+    calls: list[Call] = []
+    for stage in ("extract_data", "validate_data", "transform_data"):
+        calls = lab.calls([(stage, one) for one in fed], within)
+        if not all(call.reply and call.reply.succeeded for call in calls):
+            return calls
+        fed = [call.reply.result for call in calls if call.reply]
+    return [lab.call("aggregate_results", fed, within=within)]

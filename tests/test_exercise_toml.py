@@ -315,3 +315,31 @@ def test_nearest_always_says_something():
     assert nearest("zzz", ["grade"]) == "grade"
     assert suggestion("gade", ["grade", "list"]) == "grade"
     assert suggestion("zzz", ["grade", "list"]) == "grade, list"
+
+
+@pytest.mark.parametrize(
+    ("head", "is_draft"),
+    [
+        ("draft = true\n", True),
+        ("# why\nstars_ = 1\ndraft=true # not yet\n", True),
+        ("draft = false\n", False),
+        ("# draft = true\n", False),
+        ('draft = "true"\n', False),
+        ("", False),
+    ],
+)
+def test_a_draft_is_found_by_its_id_only(make, head, is_draft):
+    """What is not ready is in no list and suggested to nobody, and found when it is named."""
+    make()
+    make(head + GOOD, "2_2")
+
+    assert [folder.name for folder in exercise.folders()] == ["1_1", "2_2"][: 2 - is_draft]
+    assert [folder.name for folder in exercise.folders(drafts=True)] == ["1_1", "2_2"]
+    assert find("2_2").id == "2_2"
+
+
+def test_a_draft_is_said_before_the_first_table(make):
+    """A criterion's own keys make no draft of the exercise."""
+    make(GOOD.replace("bonus = true", "bonus = true\ndraft = true"))
+
+    assert [folder.name for folder in exercise.folders()] == ["1_1"]

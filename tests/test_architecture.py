@@ -17,10 +17,10 @@ FILES = sorted(GRADER.rglob("*.py"))
 TESTS = sorted([*(ROOT / "tests").glob("*.py"), *(ROOT / "tests" / "benchmarks").glob("*.py")])
 LAYERS = (
     "errors words",
-    "check exercise history expect verdict containers",
+    "check exercise history expect verdict containers timetable",
     "process home place worker client publisher events tap clock faults "
     "sandbox cell warden relay cgroup isolation submission services stack resources trail "
-    "extras queues",
+    "extras queues twin beat",
     "crew lab desk runner session grading",
     "report rubric documents verify doctor",
     "cli plugin",

@@ -2,11 +2,17 @@
 
 usage: beat.py LIMITS PLAN
 
-The plan is a JSON object: `module` (of the submission), `legs` (pairs of epoch seconds, from and
-until, in order), `add` (calls `[task, args, kwargs]` made while beat runs) and `end` (the number of
-the signal that ends it, 0 for none). What beat sends is written down instead of being published,
-one JSON object a line. Python's clock stands still but for what beat asks to sleep; of a scheduler
-that looks every few seconds whether there is something new, the idle stretches are left out.
+The plan is a JSON object:
+    module   the submission's module
+    legs     pairs of epoch seconds: beat lives from the first to the second, then in the next leg
+    add      calls [task, args] to make while it runs; they and what follows take real seconds
+    pace     how much faster than a real clock, 0 for as fast as it goes
+    publish  false: what beat sends is only written down
+    end      the number of the signal that ends beat after the last leg, 0 for none
+
+One JSON object a line goes out for each thing that happens. Python's clock (time, datetime) moves
+only when beat sleeps, so a fortnight takes seconds. Of a scheduler that wakes up every few seconds
+to look for news, the idle stretches are left out.
 """
 
 import importlib
@@ -14,77 +20,77 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import limits
 
-PERIOD = 300.0  # every instant of interest is a multiple of it, or that long after a sending
-POLL = 60.0  # who asks to sleep for less than this may be polling
-REAL = 6.0  # seconds that pass at their real speed, so that what was added comes into force
-MOMENT = 0.001  # that a look at the clock takes: a clock that stood still would never be due
+# Whatever should happen happens at a multiple of these seconds, or that long after a sending.
+PERIOD = 300.0
+POLL = 60.0  # who asks to sleep for less may be looking for news
+REAL = 6.0  # seconds at real speed after `add`: what was added must be in force by then
+MOMENT = 0.001  # that a look at the clock takes: in a clock that stands still nothing becomes due
+Say = Callable[[dict[str, Any]], None]
 
 
 class Clock:
-    """The clock of celery.beat: everything of `time`, and a sleep that takes no time."""
+    """Stands in for the module `time` in celery.beat."""
 
-    def __init__(self, plan, say):
+    def __init__(self, plan: dict[str, Any], say: Say) -> None:
         import time_machine
 
-        self.plan, self.say = plan, say
-        self.legs = [tuple(leg) for leg in plan["legs"]]
-        self.coordinates = time_machine.travel(self.legs[0][0], tick=False).start()
+        self.plan, self.say, self.legs = plan, say, list(plan["legs"])
+        self.begin = self.legs[0][0]
+        self.travel = time_machine.travel(self.begin, tick=False).start()
         self.real = REAL if plan["add"] else 0.0
-        self.added = False
-        self.sent_at = 0.0  # of the last message
-        self.marks = {}
+        self.marks = {"": self.begin + PERIOD}
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(time, name)
 
-    def monotonic(self):
-        self.coordinates.shift(MOMENT)
+    def monotonic(self) -> float:
+        """Beat looks at this clock after each tick."""
+        self.travel.shift(MOMENT)
         return time.monotonic()
 
-    def sleep(self, seconds):
-        """Let the time pass; end the program when the last leg is over."""
+    def sleep(self, seconds: float) -> None:
+        """Let the time pass; end beat when the last leg is over."""
         self.add()
-        real = min(seconds, self.real)
-        if real > 0:
-            self.real -= real
-            time.sleep(real)
-        self.coordinates.shift(seconds if real else seconds)
-        if seconds < POLL and self.real <= 0:
-            self.skip(seconds)
+        if self.real > 0:
+            seconds = min(seconds, self.real)
+            self.real -= seconds
+            time.sleep(seconds)
+        elif self.plan["pace"]:
+            time.sleep(seconds / self.plan["pace"])
+        self.travel.shift(seconds)
+        if seconds < POLL and self.real <= 0 and not self.plan["pace"]:
+            self.skip_idle(seconds)
         if time.time() >= self.legs[0][1]:
             self.next_leg()
 
-    def skip(self, poll):
-        """Leave out the time until shortly before the next instant of interest."""
+    def skip_idle(self, poll: float) -> None:
+        """Go on to shortly before something should happen; nobody who wakes up misses that."""
         now, room = time.time(), poll + 0.5
-        soon = [now - now % PERIOD, now - now % PERIOD + PERIOD, *self.marks.values()]
-        if any(abs(now - mark) <= room + poll for mark in soon):
-            return
-        target = min(mark for mark in soon if mark > now) - room
-        if target > now:
-            self.coordinates.shift(target - now)
+        marks = [now - now % PERIOD, now - now % PERIOD + PERIOD, *self.marks.values()]
+        if not any(abs(now - mark) <= room + poll for mark in marks):
+            self.travel.shift(min(mark for mark in marks if mark > now) - room - now)
 
-    def add(self):
+    def add(self) -> None:
         """Make the plan's calls, once."""
-        if self.added:
-            return
-        self.added = True
-        module = sys.modules[self.plan["module"]]
-        for task, args, kwargs in self.plan["add"]:
+        calls, self.plan["add"] = self.plan["add"], []
+        tasks = sys.modules[self.plan["module"]].app.tasks if calls else {}
+        for task, args in calls:
             try:
-                answer = {"value": module.app.tasks[task](*args, **kwargs)}
+                self.say({"added": task, "value": tasks[task](*args)})
             except BaseException as error:
-                answer = {"error": f"{type(error).__name__}: {error}"[:500]}
-            self.say({"added": [task, args, kwargs], **answer})
+                self.say({"added": task, "error": f"{type(error).__name__}: {error}"[:500]})
 
-    def next_leg(self):
+    def next_leg(self) -> None:
+        """Go to the next leg, or end."""
         self.legs.pop(0)
         if self.legs:
-            self.coordinates.move_to(self.legs[0][0])
+            self.travel.move_to(self.legs[0][0])
             return
         self.say({"over": True})
         if self.plan["end"]:
@@ -92,20 +98,20 @@ class Clock:
         raise SystemExit(0)
 
 
-def recorder(clock, say):
+def recorder(clock: Clock, publish: Any) -> Callable[..., Any]:
     """Return what stands in for the function that publishes a task's message."""
 
-    def record(producer, name, message, **options):
-        headers, (args, kwargs, _) = message.headers, message.body
-        now = time.time()
+    def record(producer: Any, name: str, message: Any, **options: Any) -> Any:
+        now, (args, kwargs, *_) = time.time(), message.body
         clock.marks[name] = now + PERIOD
-        said = {"task": name, "at": now, "args": args, "kwargs": kwargs}
-        say({**said, "expires": headers.get("expires"), "eta": headers.get("eta")})
+        sent = {"sent": name, "at": now, "args": args, "kwargs": kwargs}
+        clock.say({**sent, "expires": message.headers.get("expires")})
+        return publish(producer, name, message, **options) if clock.plan["publish"] else None
 
     return record
 
 
-def main():
+def main() -> None:
     """Run beat to the end of the plan."""
     limits.apply(sys.argv[1])
     limits.search_here()
@@ -113,16 +119,16 @@ def main():
     lines = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
-    def say(what):
+    def say(what: dict[str, Any]) -> None:
         lines.write(json.dumps(what, default=repr) + "\n")
         lines.flush()
 
     clock = Clock(plan, say)
     beat, amqp = map(importlib.import_module, ("celery.beat", "celery.app.amqp"))
-    beat.time = clock
-    amqp.AMQP.send_task_message = property(lambda self: recorder(clock, say))
-    module = importlib.import_module(plan["module"])
-    conf = module.app.conf
+    sender = amqp.AMQP._create_task_sender
+    amqp.AMQP._create_task_sender = lambda self: recorder(clock, sender(self))
+    vars(beat)["time"] = clock
+    conf = importlib.import_module(plan["module"]).app.conf
     say({"timezone": str(conf.timezone), "enable_utc": bool(conf.enable_utc)})
     sys.argv = ["celery", "-A", plan["module"], "beat", "--max-interval", str(int(PERIOD))]
     sys.exit(importlib.import_module("celery.bin.celery").main())

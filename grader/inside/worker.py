@@ -14,6 +14,8 @@ import limits
 import pace
 
 limits.apply(sys.argv[1])
+if "LAB_STAGE" in os.environ:
+    importlib.import_module("stage").install()
 limits.search_here()
 
 times = float(sys.argv[2])

@@ -10,7 +10,8 @@ import os
 import sys
 import time
 from collections import Counter
-from datetime import UTC, datetime, time as day_time, timedelta
+from datetime import UTC, datetime, timedelta
+from datetime import time as day_time
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -178,7 +179,11 @@ def probed(probe: Any) -> dict[str, Any]:
         found = probe()
     except Exception as error:
         found = {"status": "critical", "error": f"{type(error).__name__}: {error}"}
-    return {"status": "healthy", **found, "milliseconds": round(1000 * (time.perf_counter() - began), 3)}
+    return {
+        "status": "healthy",
+        **found,
+        "milliseconds": round(1000 * (time.perf_counter() - began), 3),
+    }
 
 
 def level(percent: float, warning: float, critical: float = float("inf")) -> str:
@@ -271,7 +276,9 @@ def refresh_cache() -> dict[str, Any]:
         "feature_usage": dict(Counter(row["feature"] for row in opsdata.every("activity"))),
         "daily_revenue": revenue(),
         "error_counts": per_day("errors"),
-        "top_users": Counter(str(row["user_id"]) for row in opsdata.every("activity")).most_common(10),
+        "top_users": Counter(str(row["user_id"]) for row in opsdata.every("activity")).most_common(
+            10
+        ),
     }
     with redis.Redis.from_url(os.environ["LAB_REDIS_URL"]) as client, client.pipeline() as pipe:
         for name, value in caches.items():

@@ -32,7 +32,8 @@ class SharedScheduler(Scheduler):
         self.loaded, self.looked_at = False, 0.0
         self.skipping: set[str] = set()
         self.fixed = {
-            name: self._maybe_entry(name, entry) for name, entry in self.app.conf.beat_schedule.items()
+            name: self._maybe_entry(name, entry)
+            for name, entry in self.app.conf.beat_schedule.items()
         }
 
     def tick(self, *args: Any, **kwargs: Any) -> float:

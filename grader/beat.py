@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -146,3 +147,27 @@ def faketime() -> Path | None:
     """Return the library of the package faketime, None where it is not installed."""
     found = (path for pattern in FAKETIME for path in Path("/").glob(pattern.lstrip("/")))
     return next(found, None)
+
+
+def idle(child: Child, seconds: float = 0.5) -> Callable[[], bool]:
+    """Return a condition: for so long, the process has used next to no processor time."""
+    last = [time.monotonic(), _used(child)]
+
+    def condition() -> bool:
+        now, used = time.monotonic(), _used(child)
+        if used - last[1] > 0.02:
+            last[:] = [now, used]
+        return now - last[0] >= seconds
+
+    return condition
+
+
+def _used(child: Child) -> float:
+    import psutil
+
+    total = 0.0
+    for process in child.family:
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total

@@ -27,15 +27,18 @@ TASKS = (
     "unschedule_custom_task",
 )
 EXPENDABLE = ("user_sessions", "audit_logs", "temp_files", "cached_results")
-SCHEMA = "".join(
-    f"CREATE TABLE {table} (id INTEGER PRIMARY KEY, {columns});"
-    for table, columns in {
-        **dict.fromkeys(EXPENDABLE, "created_at TEXT NOT NULL"),
-        "users": "created_at TEXT NOT NULL",
-        "errors": "created_at TEXT NOT NULL",
-        "transactions": "user_id INTEGER, amount REAL, created_at TEXT NOT NULL",
-    }.items()
-) + "CREATE TABLE activity (user_id INTEGER, feature TEXT, started_at TEXT, seconds REAL);"
+SCHEMA = (
+    "".join(
+        f"CREATE TABLE {table} (id INTEGER PRIMARY KEY, {columns});"
+        for table, columns in {
+            **dict.fromkeys(EXPENDABLE, "created_at TEXT NOT NULL"),
+            "users": "created_at TEXT NOT NULL",
+            "errors": "created_at TEXT NOT NULL",
+            "transactions": "user_id INTEGER, amount REAL, created_at TEXT NOT NULL",
+        }.items()
+    )
+    + "CREATE TABLE activity (user_id INTEGER, feature TEXT, started_at TEXT, seconds REAL);"
+)
 SHANGHAI, BERLIN = ZoneInfo("Asia/Shanghai"), ZoneInfo("Europe/Berlin")
 SECOND, MINUTE, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(days=1)
 FEATURES = ("search", "export", "upload", "share")
@@ -45,7 +48,7 @@ LEVELS = ("healthy", "warning", "critical")
 PATIENT = 15.0
 
 
-# ----------------------------------------------------------------------------- data, clock, readings
+# -------------------------------------------------------------------------- data, clock, readings
 
 
 def written(rng, at):
@@ -122,7 +125,7 @@ def drawn_day(lab, tz, *fields):
     return local(tz, lab.rng.randint(2027, 2032), *fields)
 
 
-# ---------------------------------------------------------------------------------------- comparing
+# ------------------------------------------------------------------------------------- comparing
 
 
 def result(call):
@@ -165,7 +168,7 @@ def at_instant(text):
     return None
 
 
-# ----------------------------------------------------------------------------------------- the tasks
+# -------------------------------------------------------------------------------------- the tasks
 
 
 @check
@@ -263,7 +266,9 @@ def test_cleanup_in_batches(lab):
     call = lab.call("cleanup_old_data", 30, within=20)
 
     assert succeeded(lab, call)
-    assert is_value(lab, call, "total_deleted", result(call).get("total_deleted"), count, before_now())
+    assert is_value(
+        lab, call, "total_deleted", result(call).get("total_deleted"), count, before_now()
+    )
     after = header(path)
     assert lab.fact(after is not None, "wal", seen="WAL"), hint("wal")
     wanted = -(-count // 1000)
@@ -293,7 +298,7 @@ def test_cleanup_waits_its_turn(lab):
     assert is_value(lab, call, "total_deleted", result(call).get("total_deleted"), 5, before_now())
 
 
-# --------------------------------------------------------------------------------------- the report
+# ------------------------------------------------------------------------------------ the report
 
 
 def figures(start, end, tables):
@@ -414,7 +419,7 @@ def test_report_file(lab):
 
 @check(after=test_report_file)
 def test_report_atomic(lab):
-    """When the disk is full while the report is written, the old file stays whole, no draft left."""
+    """When the disk is full, the old report stays whole and no draft is left."""
     now = drawn_day(lab, SHANGHAI, 7, lab.rng.randint(2, 28), 8, 0)
     report_at(lab, SHANGHAI, now)
     before = files(lab)
@@ -431,7 +436,7 @@ def test_report_atomic(lab):
     assert lab.fact(not drafts, "report_draft", seen=drafts), hint("draft")
 
 
-# ----------------------------------------------------------------------------------- the health check
+# -------------------------------------------------------------------------------- the health check
 
 
 def health(lab, **readings):
@@ -488,7 +493,7 @@ def compare_error(lab, call, name):
 
 @check(after=test_health_levels)
 def test_health_redis_down(lab):
-    """With its Redis down the health check says critical and why, and is healthy again afterwards."""
+    """With its Redis down the health check says critical and why; later it is healthy again."""
     database(lab)
     server = lab.redis["ops"]
     server.down()
@@ -517,7 +522,7 @@ def test_health_database_missing(lab):
     assert lab.fact(not made, "file_made", path=path.name), hint("missing")
 
 
-# ------------------------------------------------------------------------------- the week's summary
+# ---------------------------------------------------------------------------- the week's summary
 
 
 def week_data(lab, tz, monday):
@@ -623,7 +628,7 @@ def test_another_zone(lab):
             compare_summary(lab, BERLIN, now, sunday - DAY * 6, "zone")
 
 
-# ----------------------------------------------------------------------------------------- the caches
+# -------------------------------------------------------------------------------------- the caches
 
 
 def many(lab, times_over):
@@ -690,5 +695,3 @@ def test_caches_expire(lab):
         said = {"what": f"cache:{name}", "seen": seconds}
         mistake = "for_ever" if seconds == -1 else "default"
         assert lab.fact(900 - PATIENT <= seconds <= 3600, "cache_life", **said), hint(mistake)
-
-

@@ -6,6 +6,7 @@ grader/inside/beat.py). When it sends what is held against grader/timetable.py.
 
 from __future__ import annotations
 
+import itertools
 import random
 import signal
 import statistics
@@ -13,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from grader.beat import Simulation
-from grader.check import check, hint
+from grader.check import check, hint, named
 from grader.timetable import Wall, changes, compare
 
 ZONES = ("Asia/Shanghai", "Europe/Berlin", "America/New_York")
@@ -39,6 +40,8 @@ LATE = 15.0
 SETTLED = timedelta(minutes=16)
 # Of no round number: an interval that counts from here never meets a quarter.
 OFF = timedelta(minutes=7, seconds=33)
+REGISTERED = named("registered")  # in test_jobs.py
+LANE = "schedule"
 CUSTOM = 36_500  # days_to_keep of the entries that the lab adds: nothing is as old as that
 
 
@@ -58,14 +61,12 @@ class Zone:
             begin = datetime(year, draw.randint(1, 12), draw.randint(18, 28)).date()
             first = [(begin, begin + DAY * 14)]
         self.legs = [(self.noon(a), self.noon(b)) for a, b in first]
-        # By the calendar: the last days of a month, as they come.
-        self.added = self.noon(first[0][0]) + DAY * 2
-        extra = {"CELERY_TIMEZONE": name}
-        self.twin = lab.twin(name.partition("/")[2].lower(), extra)
+        self.crontab, self.custom = custom(name, first[0][0] + DAY * 2)
+        place = lab.twin(self.tz.key.partition("/")[2].lower(), {"CELERY_TIMEZONE": name}).place
         legs = [(a.timestamp(), b.timestamp()) for a, b in self.legs]
-        self.crontab = custom_crontab(self.added.astimezone(self.tz))
         call = (MODULE + "schedule_custom_task", (CLEANUP, {"crontab": self.crontab}, [CUSTOM]))
-        self.simulation = Simulation(self.twin.place, legs, add=[call])
+        self.simulation = Simulation(place, legs, add=[call])
+        lab.adopt_child(self.simulation.child)
 
     def noon(self, day):
         """Return the instant, shortly after a local noon, at which a leg begins or ends."""
@@ -108,9 +109,14 @@ class Zone:
         return compare(seen, self.due(wall, on_change), LATE)
 
 
-def custom_crontab(day):
-    """Return a crontab for the lab's own entry: the morning of one day of the month."""
-    return f"20 6 {day.day} {day.month} *"
+def custom(name, day):
+    """Return a crontab for the lab's own entry, and when it is due."""
+    if name == "Asia/Shanghai":
+        wall = Wall(hours=(6,), minutes=(20,), days=(day.day,))
+        return f"20 6 {day.day} {day.month} *", wall
+    if name == "Europe/Berlin":
+        return "20 6 * * 2", Wall(hours=(6,), minutes=(20,), weekdays=(1,))
+    return "5,35 6-7 * * 2-4", Wall(hours=(6, 7), minutes=(5, 35), weekdays=(1, 2, 3))
 
 
 def days_of(row):
@@ -139,19 +145,25 @@ def assert_due(zone, lab, task, wall, on_change=False, named=None):
     if found is None:
         return
     shown = found.at.astimezone(zone.tz)
-    said = {"task": task.removeprefix(MODULE), "zone": zone.name, "at": f"{shown:%A %Y-%m-%d %H:%M %z}"}
+    said = {
+        "task": task.removeprefix(MODULE),
+        "zone": zone.name,
+        "at": f"{shown:%A %Y-%m-%d %H:%M %z}",
+    }
     assert lab.fact(False, found.kind, **said), hint(mistake(zone, task, wall, named))
 
 
 def mistake(zone, task, wall, named):
     """Name what may be behind a wrong time: the same wall clock, in UTC."""
-    utc = [due for start, end in zone.legs for due in wall.due(ZoneInfo("UTC"), start + SETTLED, end)]
+    utc = [
+        due for start, end in zone.legs for due in wall.due(ZoneInfo("UTC"), start + SETTLED, end)
+    ]
     if task in DAILY and compare(zone.sent(task), utc, LATE) is None:
         return "utc"
     return named or "default"
 
 
-@check
+@check(after=REGISTERED, lane=LANE)
 def test_sends_all_five(lab):
     """`celery -A scheduled_tasks beat` sends the five jobs, the cleanup with its argument 30."""
     for zone in finished(lab):
@@ -172,7 +184,7 @@ def words(zone):
     return found[-1][:300] if found else "-"
 
 
-@check(after=test_sends_all_five)
+@check(after=test_sends_all_five, lane=LANE)
 def test_local_time(lab):
     """The cleanup is due daily at 02:00 and the report at 08:00, local, in whichever zone."""
     for zone in finished(lab):
@@ -180,7 +192,7 @@ def test_local_time(lab):
             assert_due(zone, lab, task, wall)
 
 
-@check(after=test_local_time)
+@check(after=test_local_time, lane=LANE)
 def test_mondays(lab):
     """The activity summary is due on Mondays at 01:00, local."""
     for zone in finished(lab):
@@ -189,7 +201,7 @@ def test_mondays(lab):
         assert_due(zone, lab, SUMMARY, MONDAYS, named=named)
 
 
-@check(after=test_sends_all_five)
+@check(after=test_sends_all_five, lane=LANE)
 def test_every_300_seconds(lab):
     """The health check is sent every 300 seconds, also while a local hour is repeated."""
     for zone in finished(lab):
@@ -197,15 +209,19 @@ def test_every_300_seconds(lab):
         for start, end in zone.judged:
             # Each may come late by as much as beat sleeps.
             marks = [start, *(at for at in sent if start <= at < end), end]
-            for one, other in zip(marks, marks[1:], strict=False):
+            for one, other in itertools.pairwise(marks):
                 gap, inner = other - one, one != start and other != end
                 good = gap <= 300 + LATE and (gap >= 300 - LATE or not inner)
                 shown = datetime.fromtimestamp(one, zone.tz)
-                said = {"zone": zone.name, "seen": round(gap), "at": f"{shown:%Y-%m-%d %H:%M:%S %z}"}
+                said = {
+                    "zone": zone.name,
+                    "seen": round(gap),
+                    "at": f"{shown:%Y-%m-%d %H:%M:%S %z}",
+                }
                 assert lab.fact(good, "gap", **said), hint("gap" if gap > 3000 else "default")
 
 
-@check(after=test_sends_all_five)
+@check(after=test_sends_all_five, lane=LANE)
 def test_on_the_quarter(lab):
     """The caches are refreshed every 15 minutes, on the quarter."""
     for zone in finished(lab):
@@ -215,7 +231,7 @@ def test_on_the_quarter(lab):
         assert_due(zone, lab, REFRESH, Wall(minutes=QUARTERS), named=named)
 
 
-@check(after=(test_local_time, test_on_the_quarter))
+@check(after=(test_local_time, test_on_the_quarter), lane=LANE)
 def test_daylight_saving(lab):
     """When the clock is changed nothing is lost: a missing time is made up for, once."""
     for zone in finished(lab):
@@ -223,7 +239,24 @@ def test_daylight_saving(lab):
             assert_due(zone, lab, task, wall, on_change=True)
 
 
-@check(after=test_sends_all_five)
+@check(after=test_sends_all_five, lane=LANE)
+def test_custom_crontab(lab):
+    """An entry that schedule_custom_task added with a crontab fires at its local times."""
+    for zone in finished(lab):
+        for row in zone.simulation.added:
+            said = {"crontab": zone.crontab, "seen": row.get("error") or row.get("value")}
+            assert lab.fact("error" not in row, "added", **said)
+        found = zone.difference(CLEANUP, zone.custom, custom=True)
+        at = found and found.at.astimezone(zone.tz)
+        said = {
+            "crontab": zone.crontab,
+            "zone": zone.name,
+            "at": f"{at:%A %Y-%m-%d %H:%M}" if at else "",
+        }
+        assert lab.fact(found is None, f"crontab_{found.kind if found else 'missing'}", **said)
+
+
+@check(after=test_sends_all_five, lane=LANE)
 def test_expiry(lab):
     """Each of the five carries an expiry no longer than its period."""
     for zone in finished(lab):
@@ -238,13 +271,13 @@ def test_expiry(lab):
             assert lab.fact(good, "expiry", **said), hint("none" if life is None else "default")
 
 
-# ------------------------------------------------------------------------------- stopped and started
+# ---------------------------------------------------------------------------- stopped and started
 
 
 class Stop:
-    """A beat that lives on a Sunday evening, ends after one on Monday, and begins again at 05:20."""
+    """A beat that lives from a Sunday evening to Monday, 01:02, and begins again at 05:20."""
 
-    def __init__(self, lab, name, number):
+    def __init__(self, lab, name, number, add=()):
         tz = ZoneInfo("Asia/Shanghai")
         draw = random.Random(f"{lab.seed} {name}")
         sunday = datetime(draw.randint(2027, 2032), draw.randint(1, 12), 1, tzinfo=tz)
@@ -257,8 +290,10 @@ class Stop:
         }
         self.name, self.tz, self.at = name, tz, {key: t.timestamp() for key, t in at.items()}
         self.twin = lab.twin(f"stop-{name.lower()}")
-        self.first = Simulation(self.twin.place, [(self.at["begin"], self.at["end"])], end=number)
-        self.second = None
+        self.lab, self.second = lab, None
+        leg = (self.at["begin"], self.at["end"])
+        self.first = Simulation(self.twin.place, [leg], add=add, end=number)
+        lab.adopt_child(self.first.child)
 
     def again(self):
         """Start beat again, once the first one has ended and what was to be forgotten is."""
@@ -267,6 +302,7 @@ class Stop:
             self.twin.age(self.at["again"] - self.at["end"])
             leg = (self.at["again"], self.at["last"])
             self.second = Simulation(self.twin.place, [leg])
+            self.lab.adopt_child(self.second.child)
         return self.second
 
     def sent(self, task):
@@ -282,7 +318,7 @@ def stops(lab):
     )
 
 
-@check(after=test_sends_all_five)
+@check(after=test_sends_all_five, lane=LANE)
 def test_restart(lab):
     """Stopped or killed and started again, beat catches up at most once and misses nothing new."""
     for stop in stops(lab):
@@ -291,7 +327,7 @@ def test_restart(lab):
         again, last = stop.at["again"], stop.at["last"]
         begin = datetime.fromtimestamp(again, UTC) + timedelta(seconds=60)
         end = datetime.fromtimestamp(last, UTC)
-        for task, period in PERIODS.items():
+        for task in PERIODS:
             sent = stop.sent(task)
             caught = [at for at in sent if at < begin.timestamp()]
             said = {"task": task.removeprefix(MODULE), "how": stop.name, "seen": len(caught)}
@@ -303,13 +339,17 @@ def test_restart(lab):
             wall = {SUMMARY: MONDAYS, REFRESH: Wall(minutes=QUARTERS)}.get(task) or DAILY[task]
             found = compare(rest, wall.due(stop.tz, begin, end), LATE)
             at = found and found.at.astimezone(stop.tz)
-            said = {"task": task.removeprefix(MODULE), "how": stop.name, "at": f"{at:%H:%M:%S}" if at else ""}
-            assert lab.fact(found is None, f"restart_{found.kind if found else ''}", **said)
+            said = {
+                "task": task.removeprefix(MODULE),
+                "how": stop.name,
+                "at": f"{at:%H:%M:%S}" if at else "",
+            }
+            assert lab.fact(found is None, f"restart_{found.kind if found else 'missing'}", **said)
 
 
 def assert_no_gap(lab, stop, marks):
     """After its start, beat goes on checking every 300 seconds."""
-    for one, other in zip(marks, marks[1:], strict=False):
+    for one, other in itertools.pairwise(marks):
         shown = f"{datetime.fromtimestamp(one, stop.tz):%H:%M:%S}"
         said = {"task": "system_health_check", "how": stop.name, "at": shown}
         assert lab.fact(other - one <= 300 + LATE, "restart_missing", **said)

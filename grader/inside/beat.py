@@ -130,7 +130,7 @@ def main() -> None:
     vars(beat)["time"] = clock
     conf = importlib.import_module(plan["module"]).app.conf
     say({"timezone": str(conf.timezone), "enable_utc": bool(conf.enable_utc)})
-    sys.argv = ["celery", "-A", plan["module"], "beat", "--max-interval", str(int(PERIOD))]
+    sys.argv = ["celery", "-A", plan["module"], "beat"]
     sys.exit(importlib.import_module("celery.bin.celery").main())
 
 

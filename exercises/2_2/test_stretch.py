@@ -115,7 +115,7 @@ def alive(lab):
     return status, (child.output.finish().strip().splitlines() or ["-"])[-1][:200]
 
 
-@check(after=DYNAMIC, lane="alive")
+@check(after=DYNAMIC, lane="clock")
 def test_heartbeat(lab):
     """Challenge 2: `python -m scheduled_tasks alive` says whether a beat lives."""
     child = lab.adopt_child(beat.start(lab.place))
@@ -132,7 +132,7 @@ def test_heartbeat(lab):
     assert lab.fact(said[-1][0] == 1, "dead", seen=said[-1]), hint("dead")
 
 
-@check(after=RESTART, lane="missed")
+@check(after=RESTART, lane="schedule")
 def test_missed_runs(lab):
     """Challenge 3: an entry's policy says whether a missed run is made up for."""
     draw = random.Random(f"{lab.seed} missed")

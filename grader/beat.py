@@ -56,6 +56,8 @@ class Simulation:
     Args:
         place: where it runs; its memory stays there for the next one.
         legs: pairs of epoch seconds.
+        fine: pairs of epoch seconds between which everything is on time; elsewhere only what is due
+            on the hour. All of the legs, if not given.
         add: calls (task, args) to make while it runs.
         end: the signal that ends it, 0 to let it end by itself.
         pace: how much faster than a real clock, 0 for as fast as it goes.
@@ -72,13 +74,14 @@ class Simulation:
         place: Place,
         legs: Sequence[tuple[float, float]],
         *,
+        fine: Sequence[tuple[float, float]] | None = None,
         add: Sequence[tuple[str, Sequence[Any]]] = (),
         end: int = 0,
         pace: float = 0,
         publish: bool = False,
     ) -> None:
         plan = {"module": place.module, "legs": legs, "add": add, "end": end}
-        plan |= {"pace": pace, "publish": publish}
+        plan |= {"pace": pace, "publish": publish, "fine": legs if fine is None else fine}
         self.sent: list[Sending] = []
         self.added: list[dict[str, Any]] = []
         self.conf: dict[str, Any] = {}

@@ -118,8 +118,9 @@ def alive(lab):
 @check(after=DYNAMIC, lane="clock")
 def test_heartbeat(lab):
     """Challenge 2: `python -m scheduled_tasks alive` says whether a beat lives."""
-    child = lab.adopt_child(beat.start(lab.place))
     said = [alive(lab)]
+    assert lab.fact(said[0][0] != 0, "never_lived", seen=said[0])
+    child = lab.adopt_child(beat.start(lab.place))
 
     def says(status):
         said.append(alive(lab))
@@ -142,19 +143,19 @@ def test_missed_runs(lab):
     rows = {CUSTOM: "run_once", CUSTOM + 1: "skip", CUSTOM + 2: None}
     calls = []
     for days, policy in rows.items():
-        info = {"crontab": "40 2,6 * * *", **({"missed": policy} if policy else {})}
+        info = {"crontab": "0 2,6 * * *", **({"missed": policy} if policy else {})}
         calls.append((ADD, (CLEANUP, info, [days])))
     twin = lab.twin("missed")
     end = evening + timedelta(minutes=30)
     leg = (evening.timestamp(), end.timestamp())
-    first = Simulation(twin.place, [leg], add=calls, end=int(signal.SIGTERM))
+    first = Simulation(twin.place, [leg], fine=[], add=calls, end=int(signal.SIGTERM))
     lab.adopt_child(first.child)
     first.finish()
     for row in first.added:
         assert lab.fact("error" not in row, "policy_taken", seen=row.get("error"))
     twin.age((morning - end).total_seconds())
     leg = (morning.timestamp(), (morning + timedelta(hours=2)).timestamp())
-    second = Simulation(twin.place, [leg])
+    second = Simulation(twin.place, [leg], fine=[])
     lab.adopt_child(second.child)
     second.finish()
 

@@ -5,14 +5,16 @@ usage: beat.py LIMITS PLAN
 The plan is a JSON object:
     module   the submission's module
     legs     pairs of epoch seconds: beat lives from the first to the second, then in the next leg
+    fine     pairs of epoch seconds between which every due instant counts; elsewhere full hours do
     add      calls [task, args] to make while it runs; they and what follows take real seconds
     pace     how much faster than a real clock, 0 for as fast as it goes
     publish  false: what beat sends is only written down
     end      the number of the signal that ends beat after the last leg, 0 for none
 
 One JSON object a line goes out for each thing that happens. Python's clock (time, datetime) moves
-only when beat sleeps, so a fortnight takes seconds. Of a scheduler that wakes up every few seconds
-to look for news, the idle stretches are left out.
+only when beat sleeps, so a fortnight takes seconds. Most wake-ups are left out: where it is fine,
+those of a scheduler that looks for news every few seconds; elsewhere all but a few each hour. What
+was due in between is then late, what is due on the hour is not.
 """
 
 import importlib
@@ -26,8 +28,8 @@ from typing import Any
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import limits
 
-# Whatever should happen happens at a multiple of these seconds, or that long after a sending.
-PERIOD = 300.0
+# What counts is due at a multiple of these seconds; where it is fine, also PERIOD after a sending.
+PERIOD, HOUR = 300.0, 3600.0
 POLL = 60.0  # who asks to sleep for less may be looking for news
 REAL = 6.0  # seconds at real speed after `add`: what was added must be in force by then
 MOMENT = 0.001  # that a look at the clock takes: in a clock that stands still nothing becomes due
@@ -64,17 +66,25 @@ class Clock:
         elif self.plan["pace"]:
             time.sleep(seconds / self.plan["pace"])
         self.travel.shift(seconds)
-        if seconds < POLL and self.real <= 0 and not self.plan["pace"]:
-            self.skip_idle(seconds)
+        if self.real <= 0 and not self.plan["pace"]:
+            self.skip(seconds)
         if time.time() >= self.legs[0][1]:
             self.next_leg()
 
-    def skip_idle(self, poll: float) -> None:
-        """Go on to shortly before something should happen; nobody who wakes up misses that."""
-        now, room = time.time(), poll + 0.5
-        marks = [now - now % PERIOD, now - now % PERIOD + PERIOD, *self.marks.values()]
-        if not any(abs(now - mark) <= room + poll for mark in marks):
-            self.travel.shift(min(mark for mark in marks if mark > now) - room - now)
+    def skip(self, asked: float) -> None:
+        """Go on to the next instant that counts, unless one has only just been.
+
+        Beat wakes up again shortly after an instant: what was due a moment later is not lost.
+        """
+        now = time.time()
+        fine = any(start <= now < end for start, end in self.plan["fine"])
+        if fine and asked >= POLL:
+            return  # it knows when it is needed
+        step = PERIOD if fine else HOUR
+        marks = [now - now % step, now - now % step + step, *(s for s, _ in self.plan["fine"])]
+        marks += self.marks.values() if fine else []
+        if not any(0 <= now - mark <= min(asked, POLL) + 0.5 for mark in marks):
+            self.travel.shift(min(mark for mark in marks if mark > now) - now)
 
     def add(self) -> None:
         """Make the plan's calls, once."""

@@ -1,4 +1,4 @@
-"""Everything in one file: Celery's own persistent scheduler, with the added entries in a Redis hash."""
+"""One file: Celery's own persistent scheduler, with the added entries in a Redis hash."""
 
 import json
 import math
@@ -7,7 +7,7 @@ import sqlite3
 import uuid
 from collections import Counter
 from contextlib import closing
-from datetime import datetime, time, timedelta, timezone
+from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 import psutil
@@ -106,12 +106,12 @@ def parse(info):
 def parsed(text):
     """Read a time of the database."""
     at = datetime.fromisoformat(text)
-    return at if at.tzinfo else at.replace(tzinfo=timezone.utc)
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def utc_now():
     """Return now."""
-    return datetime.now(timezone.utc)
+    return datetime.now(UTC)
 
 
 def open_db():
@@ -124,7 +124,7 @@ def rows_of(table, column="created_at"):
     with open_db() as db:
         cursor = db.execute(f"select * from {table}")
         names = [d[0] for d in cursor.description]
-        rows = [dict(zip(names, row)) for row in cursor]
+        rows = [dict(zip(names, row, strict=True)) for row in cursor]
     for row in rows:
         row["when"] = parsed(row[column])
     return rows

@@ -79,6 +79,7 @@ class HashScheduler(PersistentScheduler):
         renewed = super().reserve(entry)
         if late < timedelta(minutes=-1):
             renewed.last_run_at += late
+            self._heap = None
         return renewed
 
     def refresh(self):

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import sqlite3
-import uuid
 from collections import Counter
 from contextlib import closing
 from datetime import UTC, datetime, time, timedelta

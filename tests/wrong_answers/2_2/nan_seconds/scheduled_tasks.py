@@ -1,7 +1,6 @@
 """nan passes: it is not smaller than 0."""
 
 import json
-import math
 import os
 import sqlite3
 import uuid

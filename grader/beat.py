@@ -19,7 +19,6 @@ from typing import Any
 from grader.errors import LabFault, SubmissionFault
 from grader.place import Place
 from grader.process import Child, wait_until
-from grader.worker import how_it_ended, tail
 
 SIMULATION_SECONDS = 120.0
 LONGEST, MOST = 20_000, 200_000
@@ -126,6 +125,8 @@ class Simulation:
 
 def death(child: Child) -> SubmissionFault:
     """Return the error that tells how a beat ended, with the last lines that it printed."""
+    from grader.worker import how_it_ended, tail
+
     log = tail(child.output.finish(0.5))
     return SubmissionFault("beat_died", how=how_it_ended(child), log=log)
 

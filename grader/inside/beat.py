@@ -21,6 +21,7 @@ import importlib
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -62,9 +63,9 @@ class Clock:
         if self.real > 0:
             seconds = min(seconds, self.real)
             self.real -= seconds
-            time.sleep(seconds)
+            threading.Event().wait(seconds)
         elif self.plan["pace"]:
-            time.sleep(seconds / self.plan["pace"])
+            threading.Event().wait(seconds / self.plan["pace"])
         self.travel.shift(seconds)
         if self.real <= 0 and not self.plan["pace"]:
             self.skip(seconds)

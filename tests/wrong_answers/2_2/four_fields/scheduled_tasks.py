@@ -1,6 +1,7 @@
-"""nan passes: it is not smaller than 0."""
+"""A crontab of four fields is filled up with a star."""
 
 import json
+import math
 import os
 import sqlite3
 import uuid
@@ -92,10 +93,11 @@ def parse(info):
     """Make a schedule of a description, or raise ValueError."""
     if isinstance(info, dict) and list(info) == ["every"]:
         every = info["every"]
-        if type(every) in (int, float) and not every <= 0:
+        if type(every) in (int, float) and 0 < every < math.inf:
             return schedule(timedelta(seconds=every), app=app)
     if isinstance(info, dict) and list(info) == ["crontab"]:
         fields = str(info["crontab"]).split()
+        fields += ["*"] * (5 - len(fields))
         if len(fields) == 5:
             minute, hour, dom, month, dow = fields
             return crontab(minute, hour, dow, dom, month, app=app)

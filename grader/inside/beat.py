@@ -48,6 +48,7 @@ class Clock:
         self.travel = time_machine.travel(self.begin, tick=False).start()
         self.real = REAL if plan["add"] else 0.0
         self.marks = {"": self.begin + PERIOD}
+        self.errors: dict[str, str] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(time, name)
@@ -59,11 +60,13 @@ class Clock:
 
     def sleep(self, seconds: float) -> None:
         """Let the time pass; end beat when the last leg is over."""
-        self.add()
         if self.real > 0:
-            seconds = min(seconds, self.real)
+            self.add()
+            seconds = min(seconds, self.real, 1.0)
             self.real -= seconds
             threading.Event().wait(seconds)
+            if self.real <= 0:
+                self.give_up()
         elif self.plan["pace"]:
             threading.Event().wait(seconds / self.plan["pace"])
         self.travel.shift(seconds)
@@ -88,14 +91,22 @@ class Clock:
             self.travel.shift(min(mark for mark in marks if mark > now) - now)
 
     def add(self) -> None:
-        """Make the plan's calls, once."""
-        calls, self.plan["add"] = self.plan["add"], []
-        tasks = sys.modules[self.plan["module"]].app.tasks if calls else {}
-        for task, args in calls:
+        """Make the plan's calls; one that fails is made again, for beat may not be ready yet."""
+        tasks = sys.modules[self.plan["module"]].app.tasks
+        for call in list(self.plan["add"]):
+            task, args = call
             try:
                 self.say({"added": task, "value": tasks[task](*args)})
             except BaseException as error:
-                self.say({"added": task, "error": f"{type(error).__name__}: {error}"[:500]})
+                self.errors[task] = f"{type(error).__name__}: {error}"[:500]
+            else:
+                self.plan["add"].remove(call)
+                self.real = REAL
+
+    def give_up(self) -> None:
+        """Tell of the calls that never went well."""
+        for task, _ in self.plan["add"]:
+            self.say({"added": task, "error": self.errors[task]})
 
     def next_leg(self) -> None:
         """Go to the next leg, or end."""

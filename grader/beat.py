@@ -20,7 +20,7 @@ from grader.errors import LabFault, SubmissionFault
 from grader.place import Place
 from grader.process import Child, wait_until
 
-SIMULATION_SECONDS = 120.0
+SIMULATION_SECONDS = 300.0
 LONGEST, MOST = 20_000, 200_000
 FAKETIME = (
     "/usr/lib/*/faketime/libfaketime.so.1",

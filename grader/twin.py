@@ -1,4 +1,4 @@
-"""A second home for a lab's submission: a fresh copy, servers and folder of its own.
+"""A second home for a lab's submission: a fresh copy, servers, network and disk of its own.
 
 What a submission keeps on disk and in Redis is its memory. A check that lets it live in another
 time, or without its servers, must not leave traces in the memory that the other checks meet.
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from grader.cell import Cell
 from grader.exercise import Exercise
 from grader.home import remove
 from grader.place import Place
@@ -23,7 +24,7 @@ class Twin:
     """A place like the lab's own. Its broker is a private Redis, unless `extra` says otherwise.
 
     Args:
-        like: the lab's place, for box, ledger and module.
+        like: the lab's place, for sandbox, ledger and module.
         name: of its folder; one of a kind in this lab.
         extra: variables for its environment beside the usual ones.
 
@@ -48,6 +49,9 @@ class Twin:
             self._closers.callback(remove, stem)
             resources = Resources(exercise.environment, stack, stem.with_suffix(".data"))
             self._closers.callback(resources.close)
+            cell = Cell(like.cell.box, folder, like.ledger, resources.shared)
+            self._closers.callback(cell.close)
+            cell.show(resources.data)
             broker = stack.private_redis()
             self._closers.callback(broker.close)
         except BaseException:
@@ -59,7 +63,7 @@ class Twin:
             "CELERY_RESULT_BACKEND": broker.student_url,
         }
         environment = {**urls, **resources.environment, **extra}
-        self.place = replace(like, folder=folder, shared=resources.shared, environment=environment)
+        self.place = replace(like, cell=cell, folder=folder, environment=environment)
 
     def age(self, seconds: float) -> None:
         """Let time pass for what its servers keep: what would be forgotten by then is forgotten."""

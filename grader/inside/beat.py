@@ -70,7 +70,7 @@ class Clock:
         elif self.plan["pace"]:
             threading.Event().wait(seconds / self.plan["pace"])
         self.travel.shift(seconds)
-        if self.real <= 0 and not self.plan["pace"]:
+        if self.real <= 0:
             self.skip(seconds)
         if time.time() >= self.legs[0][1]:
             self.next_leg()
@@ -88,7 +88,10 @@ class Clock:
         marks = [now - now % step, now - now % step + step, *(s for s, _ in self.plan["fine"])]
         marks += self.marks.values() if fine else []
         if not any(0 <= now - mark <= min(asked, POLL) + 0.5 for mark in marks):
-            self.travel.shift(min(mark for mark in marks if mark > now) - now)
+            left_out = min(mark for mark in marks if mark > now) - now
+            if self.plan["pace"]:
+                threading.Event().wait(left_out / self.plan["pace"])
+            self.travel.shift(left_out)
 
     def add(self) -> None:
         """Make the plan's calls; one that fails is made again, for beat may not be ready yet."""

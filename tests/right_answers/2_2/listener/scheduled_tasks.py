@@ -139,8 +139,8 @@ def order(**what):
     with ops_redis() as client:
         if not client.publish("orders", json.dumps(what)):
             raise RuntimeError("no beat listens")
-    with redis.Redis.from_url(os.environ["LAB_REDIS_URL"]) as client:
-        answer = client.blpop([f"answer:{what['id']}"], timeout=8)
+    with redis.Redis.from_url(os.environ["LAB_REDIS_URL"], socket_timeout=10) as client:
+        answer = client.blpop([f"answer:{what['id']}"], timeout=3)
     return answer and int(answer[1])
 
 

@@ -17,16 +17,10 @@ def exists(wall):
     at = wall.replace(tzinfo=ZONE).astimezone(UTC)
     if at.astimezone(ZONE).replace(tzinfo=None) == wall:
         return at
-    while (
-        at.astimezone(ZONE).utcoffset() != (at - timedelta(minutes=1)).astimezone(ZONE).utcoffset()
-    ):
+    after = at.astimezone(ZONE).utcoffset()
+    while (at - timedelta(minutes=1)).astimezone(ZONE).utcoffset() == after:
         at -= timedelta(minutes=1)
-    before = at
-    while (before - timedelta(minutes=1)).astimezone(ZONE).utcoffset() == at.astimezone(
-        ZONE
-    ).utcoffset():
-        before -= timedelta(minutes=1)
-    return before
+    return at
 
 
 class Wall(BaseSchedule):

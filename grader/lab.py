@@ -24,12 +24,13 @@ from grader.expect import fact
 from grader.history import Call, History
 from grader.home import remove
 from grader.place import Place
-from grader.process import wait_until
+from grader.process import Child, wait_until
 from grader.publisher import Publisher
 from grader.resources import Resources
 from grader.sandbox import Sandbox
 from grader.stack.provider import Stack
 from grader.submission import Submission
+from grader.twin import Twin
 from grader.words import Text
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class Lab(Crew):
             raise
 
     def _open(self, submission: Submission, stack: Stack, box: Sandbox) -> None:
+        self._submission, self._stack = submission, stack
         stem = stack.home.folder / f"{self.exercise.id}-{self.broker}-{id(self):x}"
         self._closers.callback(remove, stem)  # also of what was copied before it was refused
         folder = submission.copy(stem, self.exercise)
@@ -277,6 +279,19 @@ class Lab(Crew):
         if name not in self._made:
             self._made[name] = make()
         return cast(T, self._made[name])
+
+    def twin(self, name: str, extra: Mapping[str, str] | None = None) -> Twin:
+        """Return a second home of the submission, with a memory of its own; see Twin."""
+        twin = Twin(
+            self.exercise, self._submission, self._stack, self.place, name, dict(extra or {})
+        )
+        self._closers.callback(twin.close)
+        return twin
+
+    def adopt_child(self, child: Child) -> Child:
+        """End this process with the lab."""
+        self._closers.callback(child.end)
+        return child
 
     def save(self, path: Path) -> None:
         """Save what was seen so far as JSON."""

@@ -37,8 +37,10 @@ LOADERS = {
     "cli/__init__.py": "the command's own module",
     "cli/maintain.py": "tests/benchmarks",
     "report/__init__.py": "the format's own module",
+    "inside/beat.py": "celery and the submission",
     "inside/client.py": "the submission",
     "inside/program.py": "the submission",
+    "inside/stage.py": "celery and psutil, before the submission does",
     "inside/worker.py": "celery",
 }
 LOADING = {"import_module", "__import__", "exec", "eval", "exec_module", "run_path", "run_module"}

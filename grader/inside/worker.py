@@ -15,6 +15,8 @@ import pace
 import stand
 
 limits.apply(sys.argv[1])
+if "LAB_STAGE" in os.environ:
+    importlib.import_module("stage").install()
 limits.search_here()
 
 times = float(sys.argv[2])

@@ -1,0 +1,169 @@
+"""The extension challenges of exercise 2_2: two beats, a sign of life, runs that were missed."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import random
+import signal
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from grader import beat
+from grader.beat import Simulation
+from grader.check import check, hint, named
+
+MODULE = "scheduled_tasks."
+CLEANUP = MODULE + "cleanup_old_data"
+ADD = MODULE + "schedule_custom_task"
+DYNAMIC, RESTART = named("dynamic_add"), named("restart")  # in the other files
+BOOT, PATIENT, DEAD = 20.0, 30.0, 75.0
+CUSTOM = 31_000
+
+
+def arguments(message):
+    """Return the positional arguments of a published message."""
+    for text in (message.body, base64.b64decode(message.body + "==", validate=False)):
+        with contextlib.suppress(ValueError, TypeError, IndexError, RecursionError):
+            return list(json.loads(text)[0])
+    return []
+
+
+class Pair:
+    """Two beats in folders of their own, with the same servers, and an entry for each second."""
+
+    def __init__(self, lab):
+        self.lab, self.days = lab, CUSTOM + lab.rng.randint(1, 999)
+        same = {**lab.space.environment, **lab.resources.environment}
+        self.places = [lab.place, lab.twin("pair", same).place]
+        self.beats = [self.start(place) for place in self.places]
+        self.await_rest()
+        call = lab.call("schedule_custom_task", CLEANUP, {"every": 1}, [self.days], within=15)
+        self.answer = repr(call.reply)[:300]
+
+    def start(self, place):
+        """Start one beat."""
+        return self.lab.adopt_child(beat.start(place))
+
+    def await_rest(self):
+        """Wait until both have nothing to do but wait."""
+        for child in self.beats:
+            self.lab.until(lambda c=child: "Starting..." in c.output.text, within=BOOT)
+            self.lab.until(beat.idle(child), within=BOOT)
+
+    def fired(self):
+        """Return when the entry was published, as far as it was seen."""
+        seen = self.lab.history.messages
+        return [m.at for m in seen if m.task == CLEANUP and arguments(m) == [self.days]]
+
+    def wait(self, more):
+        """Wait until it was published some more times; return the times since then."""
+        start = len(self.fired())
+        self.lab.until(lambda: len(self.fired()) >= start + more, within=PATIENT)
+        return self.fired()[start:]
+
+    def kill(self, number):
+        """Kill one of the beats."""
+        self.beats[number].end()
+
+    def renew(self, number):
+        """Start one of the beats again."""
+        self.beats[number] = self.start(self.places[number])
+        self.await_rest()
+
+
+def pair(lab):
+    """Return the lab's two beats."""
+    return lab.once("pair", lambda: Pair(lab))
+
+
+@check(after=DYNAMIC, lane="pair")
+def test_two_beats(lab):
+    """Challenge 1: while two beats run at once, every entry fires once."""
+    with lab.tapped():
+        both = pair(lab)
+        both.wait(2)
+        times = both.wait(9)
+    assert lab.fact(len(times) >= 9, "pair_fires", seen=len(times), answer=both.answer)
+    # Two beats that do not know of each other send twice as many.
+    span = times[8] - times[0]
+    said = {"seconds": round(span, 1), "seen": 9}
+    assert lab.fact(span >= 8 * 0.7, "pair_once", **said), hint("twice")
+
+
+@check(after=test_two_beats, lane="pair")
+def test_one_goes_on(lab):
+    """Challenge 1: when one of two beats is killed, the other one goes on."""
+    both = pair(lab)
+    with lab.tapped():
+        for number in (0, 1):
+            both.kill(number)
+            both.wait(1)  # may have been on its way
+            seen = both.wait(3)
+            said = {"which": number + 1, "seen": len(seen)}
+            assert lab.fact(len(seen) >= 3, "goes_on", **said)
+            both.renew(number)
+
+
+def alive(lab):
+    """Return the exit status of `python -m scheduled_tasks alive` and its last line."""
+    child = lab.start_program("-m", "scheduled_tasks", "alive")
+    lab.until(lambda: not child.alive, within=PATIENT)
+    status = child.exit_code
+    child.end()
+    return status, (child.output.finish().strip().splitlines() or ["-"])[-1][:200]
+
+
+@check(after=DYNAMIC, lane="clock")
+def test_heartbeat(lab):
+    """Challenge 2: `python -m scheduled_tasks alive` says whether a beat lives."""
+    said = [alive(lab)]
+    assert lab.fact(said[0][0] != 0, "never_lived", seen=said[0])
+    child = lab.adopt_child(beat.start(lab.place))
+
+    def says(status):
+        said.append(alive(lab))
+        return said[-1][0] == status
+
+    lab.until(lambda: says(0), within=BOOT)
+    assert lab.fact(said[-1][0] == 0, "alive", seen=said[-1]), hint("alive")
+    child.end()
+    lab.until(lambda: says(1), within=DEAD)
+    assert lab.fact(said[-1][0] == 1, "dead", seen=said[-1]), hint("dead")
+
+
+@check(after=RESTART, lane="schedule")
+def test_missed_runs(lab):
+    """Challenge 3: an entry's policy says whether a missed run is made up for."""
+    draw = random.Random(f"{lab.seed} missed")
+    tz = ZoneInfo("Asia/Shanghai")
+    evening = datetime(draw.randint(2027, 2032), draw.randint(1, 12), 3, 22, 7, 33, tzinfo=tz)
+    morning = evening + timedelta(hours=7)
+    rows = {CUSTOM: "run_once", CUSTOM + 1: "skip", CUSTOM + 2: None}
+    calls = []
+    for days, policy in rows.items():
+        info = {"crontab": "0 2,6 * * *", **({"missed": policy} if policy else {})}
+        calls.append((ADD, (CLEANUP, info, [days])))
+    twin = lab.twin("missed")
+    end = evening + timedelta(minutes=30)
+    leg = (evening.timestamp(), end.timestamp())
+    first = Simulation(twin.place, [leg], fine=[], add=calls, end=int(signal.SIGTERM))
+    lab.adopt_child(first.child)
+    first.finish()
+    for row in first.added:
+        assert lab.fact("error" not in row, "policy_taken", seen=row.get("error"))
+    twin.age((morning - end).total_seconds())
+    leg = (morning.timestamp(), (morning + timedelta(hours=2)).timestamp())
+    second = Simulation(twin.place, [leg], fine=[])
+    lab.adopt_child(second.child)
+    second.finish()
+
+    for days, policy in rows.items():
+        sent = [row.at for row in second.sent if row.task == CLEANUP and list(row.args) == [days]]
+        caught = sum(at < morning.timestamp() + 60 for at in sent)
+        wanted = 0 if policy == "skip" else 1
+        said = {"policy": policy or "-", "wanted": wanted, "seen": caught}
+        assert lab.fact(caught == wanted, "policy", **said), hint("policy")
+        said = {"policy": policy or "-", "seen": len(sent) - caught}
+        assert lab.fact(len(sent) - caught == 1, "policy_later", **said), hint("later")

@@ -640,16 +640,18 @@ def test_shutdown_keeps_retries(lab):
 
 
 BATCH = 28
-SHARP = 20
+# Three failures a host, one more that was held back: no circuit breaker opens.
+SITES = 10
+SHARP = 24
 
 
 @check(lane="workers", after=(test_backoff_limits, test_worker_stays_free))
 def test_jitter_differs(lab):
     """The draws differ: between URLs, between the processes of a worker, and after a restart."""
     # First waits of 0 to 1 s, in the order in which one process drew them. Whole seconds are the
-    # two sides of a coin: two rows of 26, as usual, are equal by luck once in 2 ** 26 tries, of 20
-    # at least once in 2 ** 20. Three shifts of two pairs of rows, and the URLs, make seven
-    # comparisons: a right answer fails once in ten million tries.
+    # two sides of a coin: two rows of 24 at least are equal by luck once in 2 ** 24 tries. Three
+    # shifts of four pairs of rows, and the URLs, make thirteen comparisons: a right answer fails
+    # less than once in a million tries.
     lab.restart_worker(speed=1)
     keys = [word(lab) for _ in range(BATCH)]
     one, other = lab.worker.pool[:2]
@@ -660,10 +662,14 @@ def test_jitter_differs(lab):
 
     by_url = [(first[key], second[key]) for key in keys if key in first and key in second]
     first, stuck, second, third = (list(r.values()) for r in (first, stuck, second, third))
-    second = stuck + second
+    if constant(first + second + third):
+        return  # It waits just as long as Retry-After says: that is allowed, and shows no draw.
     said = {"seen": ", ".join(str(wait) for wait in first[:8])}
     assert lab.fact(not alike(by_url), "other_draws", **said), hint("by_url")
-    assert lab.fact(not shifted(first, second), "other_draws", **said), hint("two_processes")
+    # What the still process had been given it may draw before the next row or in the midst of it.
+    rows = [stuck[:known] + second for known in range(min(len(stuck), 2) + 1)]
+    same = any(shifted(first, row) for row in rows)
+    assert lab.fact(not same, "other_draws", **said), hint("two_processes")
     assert lab.fact(not shifted(first, third), "other_draws", **said), hint("two_starts")
 
 
@@ -677,13 +683,13 @@ def batch(lab, keys, still):
     with lab.tapped():
         with lab.frozen([still]):
             jobs = [
-                Job(lab, "fetch_url", retry_after(60), site=f"site{place % 8 + 1}", key=key)
+                Job(lab, "fetch_url", retry_after(60), site=f"site{place % SITES + 1}", key=key)
                 for place, key in enumerate(keys)
             ]
             lab.until(lambda: sum(bool(job.trail.waits) for job in jobs) >= BATCH - 2, within=30)
             begun = [job for job in jobs if job.requests]
             # A good answer from each host: no circuit breaker opens for the next batch.
-            good = [Job(lab, "fetch_url", site=f"site{n}") for n in range(1, 9)]
+            good = [Job(lab, "fetch_url", site=f"site{n}") for n in range(1, SITES + 1)]
             lab.until(lambda: sum(bool(job.requests) for job in good) >= len(good) - 1)
         finish(lab, good)
         lab.until(lambda: all(job.trail.waits for job in jobs))
@@ -697,6 +703,11 @@ def batch(lab, keys, still):
 def shifted(a, b):
     """Whether the rows may be the same draws, one of them a draw behind the other."""
     return any(alike(zip(x, y, strict=False)) for x, y in ((a, b), (a[1:], b), (a, b[1:])))
+
+
+def constant(waits):
+    """Whether all of the waits may be the same."""
+    return all(wait.within(waits[0].low, waits[0].high, 0.02) for wait in waits)
 
 
 def alike(pairs):

@@ -36,7 +36,7 @@ def again(task, error, wait):
         task.apply_async(task.request.args, task.request.kwargs, eta=due, **mine)
     else:
         send = threading.Timer(
-            wait / 100, task.apply_async, (task.request.args, task.request.kwargs), mine
+            wait, task.apply_async, (task.request.args, task.request.kwargs), mine
         )
         send.daemon = True
         send.start()

@@ -17,9 +17,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from grader.errors import LabFault
 from grader.history import Call
 from grader.invariants import Breach, Sale, breaches
 from grader.ledger import Exchange, exchanges, timeline
+from grader.links import children, connected
+from grader.process import wait_until
 from grader.schedule import Plan
 from grader.services.shop.trouble import (
     Fault,
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
     from grader.lab import Lab
     from grader.services.shop import Shop
+    from grader.worker import Worker
 
 # Nothing is left to come: no task runs or waits, and the services have been quiet for so long.
 QUIET_SECONDS = 3.0
@@ -47,7 +51,7 @@ STALL_SECONDS = 15.0
 LONGEST = 120.0
 LOOK_SECONDS = 0.05
 ENDED = {"task-succeeded", "task-failed", "task-revoked"}
-HOLDER_SECONDS = 2.0
+HOLDER_SECONDS = 5.0
 
 
 @dataclass(eq=False)
@@ -97,6 +101,7 @@ class Orders:
         self.shop.on_kill(self._kill)
         self._used: set[int] = lab.once("amounts", set)
         self._seen, self._changed = 0, time.monotonic()
+        self._known: dict[Worker, psutil.Process] = {}
 
     # Making and sending
 
@@ -159,6 +164,7 @@ class Orders:
 
     def play(self, orders: Sequence[Order], cap: float = LONGEST) -> Sequence[Order]:
         """Send orders all at once, wait for the end of everything, and return them."""
+        self._mains()
         for order in orders:
             self.send(order)
         self.settle(orders, cap)
@@ -247,37 +253,41 @@ class Orders:
         """Kill the pool's child that has a request at this port; called on a service's thread."""
         from grader.faults import kill_child
 
-        found: list[tuple[psutil.Process, psutil.Process]] = []
+        before: list[tuple[psutil.Process, psutil.Process]] = []
 
-        def look() -> bool:
-            found[:] = self._holders(port, client)
-            return len(found) == 1
+        def settled() -> bool:
+            # Answers that left just now have arrived when the same ones are seen again.
+            seen = self._holders(port, client)
+            same, before[:] = seen == before, seen
+            return bool(seen) and same
 
-        self.lab.until(look, HOLDER_SECONDS)
-        if len(found) != 1:
+        if not wait_for(settled):
             return False
-        with contextlib.suppress(Exception):
-            kill_child(found[0][0], self.lab.history.faults, found[0][1])
+        with contextlib.suppress(LabFault):  # it died by itself just now
+            kill_child(before[0][0], self.lab.history.faults, before[0][1])
             return True
         return False
+
+    def _mains(self) -> list[psutil.Process]:
+        """Return the workers' main processes; looking for one takes long on a busy machine."""
+        for worker in self.lab._workers:
+            if worker.alive and worker not in self._known:
+                self._known[worker] = worker.main
+        return [main for worker, main in self._known.items() if worker.alive]
 
     def _holders(self, port: int, client: int) -> list[tuple[psutil.Process, psutil.Process]]:
         """Return (worker, child) for each child with a connection to the port.
 
-        Its own end of the connection tells the child; behind a relay it is another one, and then
-        only a single child that talks to the service can be meant.
+        Its own end of the connection tells the child. Behind a relay it is another one: then any
+        child with a connection will do, because each of them waits for an answer (see Desk).
         """
-        import psutil
-
-        all_of_them, exact = [], []
-        for worker in self.lab._workers:
-            for child in worker.pool:
-                with contextlib.suppress(psutil.Error, OSError):
-                    for link in child.net_connections("tcp"):
-                        if link.status == "ESTABLISHED" and link.raddr and link.raddr.port == port:
-                            pair = (worker.main, child)
-                            (exact if link.laddr.port == client else all_of_them).append(pair)
-        return exact or all_of_them
+        talking = [
+            (main, child, connected(child, port))
+            for main in self._mains()
+            for child in children(main)
+        ]
+        exact = [(main, child) for main, child, ports in talking if client in ports]
+        return exact or [(main, child) for main, child, ports in talking if ports]
 
     # Schedules
 
@@ -312,6 +322,13 @@ class Orders:
             ("inventory", "check"): order.item,
             ("payment", "validate"): f"{order.sale.cents / 100:.2f}",
         }.get((trouble.service, trouble.route), order.id)
+
+
+def wait_for(ready: Callable[[], bool]) -> bool:
+    """Wait a moment for a condition, on a thread that is not the check's."""
+    with contextlib.suppress(TimeoutError):
+        return wait_until(ready, HOLDER_SECONDS, TimeoutError, every=0.02)
+    return False
 
 
 def fault_named(name: str, slow: float) -> list[Fault | None]:

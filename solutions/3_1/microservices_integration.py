@@ -24,11 +24,22 @@ from celery import Celery, Task, chain, chord
 from celery.utils.log import get_task_logger
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+
+class Patient(Task):
+    """A task that may be retried without end: each `retry` below keeps its own count.
+
+    `retry(max_retries=None)` does not say that; it means the task's own limit, three by default.
+    """
+
+    max_retries = None
+
+
 # The app is called like its module, so a task has one name wherever it is sent from.
 app = Celery(
     "microservices_integration",
     broker="redis://127.0.0.1:6379/0",
     backend="redis://127.0.0.1:6379/1",
+    task_cls=Patient,
 )
 app.conf.update(
     # A message is acknowledged when its task has ended, and goes back to the queue when the process
@@ -80,9 +91,7 @@ def two_decimals(amount: float) -> float:
 
 
 Name = Annotated[str, Field(min_length=1)]
-Amount = Annotated[
-    float, Field(gt=0, allow_inf_nan=False), AfterValidator(two_decimals)
-]
+Amount = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(two_decimals)]
 
 
 class Strict(BaseModel):
@@ -332,7 +341,7 @@ def attempt(
 def again(task: Task, tries: int, wait: float) -> None:
     """End this run of the task and have it run again after `wait` seconds."""
     kwargs = {**(task.request.kwargs or {}), "tries": tries}
-    raise task.retry(kwargs=kwargs, countdown=wait, max_retries=None)
+    raise task.retry(kwargs=kwargs, countdown=wait)
 
 
 def forward(
@@ -368,7 +377,7 @@ def process_order(self, order):
         return outcome
     if not journal.claim(self.request.id):
         # The same order is on its way already. Its end will be ours too.
-        raise self.retry(countdown=min(0.5 * 1.5**self.request.retries, 5), max_retries=None)
+        raise self.retry(countdown=min(0.5 * 1.5**self.request.retries, 5))
     validations = [
         validate_user_info.s(order),
         check_inventory.s(order),
@@ -507,7 +516,9 @@ def settle(self, state):
 def mark_order_failed(self, state, tries=1):
     """Record the order as failed."""
     endpoint = f"orders/{state['order']['order_id']}/mark_failed"
-    return backward(self, state, tries, "order_service", endpoint, {"error_message": state["error"]})
+    return backward(
+        self, state, tries, "order_service", endpoint, {"error_message": state["error"]}
+    )
 
 
 @app.task(bind=True)

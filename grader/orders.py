@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     import psutil
 
     from grader.lab import Lab
-    from grader.services.shop import Shop
     from grader.worker import Worker
 
 # Nothing is left to come: no task runs or waits, and the services have been quiet for so long.
@@ -84,6 +83,11 @@ class Order:
         replies = [call.reply for call in self.calls]
         found = [reply.result if reply and reply.succeeded else None for reply in replies]
         return [result if isinstance(result, dict) else {} for result in found]
+
+    @property
+    def told(self) -> list[str]:
+        """What came of each call, in short words."""
+        return [words_of(call) for call in self.calls]
 
     @property
     def status(self) -> str:
@@ -143,7 +147,7 @@ class Orders:
             "payment_method": method,
             "shipping_address": {"street": "1 Long Lane", "city": "Porto", "postal_code": "4000"},
         }
-        pieces = {str(row["id"]): int(row["quantity"]) for row in rows}
+        pieces = {str(row["id"]): int(str(row["quantity"])) for row in rows}
         own = [row for row in pieces if row != item]
         aliases = (body["user_id"], f"{cents / 100:.2f}", *own)
         return Order(body, Sale(id, cents, pieces, tuple(map(str, aliases))))
@@ -180,12 +184,13 @@ class Orders:
         STALL_SECONDS; or `cap` seconds are over.
         """
         calls = [call for order in orders for call in order.calls]
-        deadline = time.monotonic() + cap
+        self._changed = time.monotonic()
+        deadline = self._changed + cap
 
         def over() -> bool:
             if not any(worker.alive for worker in self.lab._workers):
                 raise self.lab.worker.death()
-            quiet, ended = self.quiet_for(), self.ended()
+            quiet, ended = self.quiet_for(), self.ended(calls)
             if quiet > STALL_SECONDS or time.monotonic() > deadline:
                 return True
             if ended and quiet > WELL_SECONDS and not self.lab.publisher.fetch(calls):
@@ -195,7 +200,7 @@ class Orders:
         while not self.lab.until(over, within=LOOK_SECONDS):
             pass
         self.lab.publisher.fetch(calls)
-        if not self.ended():
+        if not self.ended(calls):
             self.lab.dirty = True
 
     def quiet_for(self) -> float:
@@ -205,8 +210,8 @@ class Orders:
             self._seen, self._changed = seen, time.monotonic()
         return time.monotonic() - self._changed
 
-    def ended(self) -> bool:
-        """Whether every task that a worker received has ended.
+    def ended(self, calls: Sequence[Call] = ()) -> bool:
+        """Whether every task that a worker received has ended, these among them.
 
         A task that replaced itself keeps its id, and ends when what replaced it does.
         """
@@ -215,7 +220,8 @@ class Orders:
             kind, id = str(event.get("type")), str(event.get("uuid"))
             if kind == "task-received" or (kind.startswith("task-") and last.get(id) not in ENDED):
                 last[id] = kind
-        return all(kind in ENDED for kind in last.values())
+        heard = all(call.reply or call.id in last for call in calls)
+        return heard and all(kind in ENDED for kind in last.values())
 
     # Reading
 
@@ -223,10 +229,6 @@ class Orders:
         """Return the requests on a route, those of one order if it is given."""
         found = exchanges(self.shop.ledger.entries, service, route)
         return [e for e in found if order is None or e.subject in order.sale.subjects]
-
-    def count(self, order: Order, *routes: str) -> dict[str, int]:
-        """Return how many requests of an order came on each route ("payment process")."""
-        return {route: len(self.seen(*route.split(), order)) for route in routes}
 
     def effects(self, order: Order, name: str) -> list[dict[str, Any]]:
         """Return the effects of that name on an order."""
@@ -322,6 +324,15 @@ class Orders:
             ("inventory", "check"): order.item,
             ("payment", "validate"): f"{order.sale.cents / 100:.2f}",
         }.get((trouble.service, trouble.route), order.id)
+
+
+def words_of(call: Call) -> str:
+    """Return what came of a call, in short words."""
+    if call.reply is None:
+        return "no result"
+    if call.reply.failed:
+        return f"{call.reply.error_type}: {call.reply.error_message[:200]}"
+    return str(call.reply.result)[:300]
 
 
 def wait_for(ready: Callable[[], bool]) -> bool:

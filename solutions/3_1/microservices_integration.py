@@ -79,7 +79,7 @@ LEASE = 2 * 3600  # longer than any order takes
 REMEMBERED = 30 * 24 * 3600
 
 
-# ------------------------------------------------------------------------------------------ data
+# --------------------------------------------------------------------------------------------- data
 
 
 def two_decimals(amount: float) -> float:
@@ -146,7 +146,7 @@ class ServiceResponse(BaseModel):
     after: float | None = None
 
 
-# -------------------------------------------------------------------------- talking to services
+# ------------------------------------------------------------------------------ talking to services
 
 
 class ServiceCommunicator:
@@ -266,14 +266,14 @@ def note_call(service: str, response: ServiceResponse) -> None:
         MEMORY.delete(trial)
 
 
-# ------------------------------------------------------------------- what is known of an order
+# ------------------------------------------------------------------------ what is known of an order
 
 
 class Journal:
     """What was decided about one order, in Redis. The first decision stands.
 
-    A redelivered task may come to another conclusion than the run before it: that one gave up on the
-    charge, this one gets through. Both adopt what was written first, so an order takes one road.
+    A redelivered task may come to another conclusion than the run before it: that one gave up on
+    the charge, this one gets through. Both adopt what was written first: an order takes one road.
     """
 
     def __init__(self, order_id: str) -> None:
@@ -307,7 +307,7 @@ class Journal:
             transaction.execute()
 
 
-# ------------------------------------------------------------------------------ how a step goes
+# ---------------------------------------------------------------------------------- how a step goes
 
 
 def attempt(
@@ -365,7 +365,7 @@ def forward(
     return journal.decide(step, decision)
 
 
-# --------------------------------------------------------------------------------- the steps forward
+# -------------------------------------------------------------------------------- the steps forward
 
 
 @app.task(bind=True)
@@ -497,7 +497,7 @@ def after_step(state, step, name, undo):
     return state
 
 
-# ------------------------------------------------------------------------------------ the steps back
+# ----------------------------------------------------------------------------------- the steps back
 
 
 @app.task(bind=True)
@@ -548,7 +548,7 @@ def backward(task, state, tries, service, endpoint, data):
     return state
 
 
-# ---------------------------------------------------------------------------------------- the end
+# ------------------------------------------------------------------------------------------ the end
 
 
 @app.task

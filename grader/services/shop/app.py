@@ -196,71 +196,65 @@ def _inventory(app: FastAPI, warehouse: Any) -> None:
     @app.post("/check")
     async def check(body: Cart) -> dict[str, Any]:
         """No effect. There is none of `sold_out`, one of `last_one`, plenty of all else."""
-        return warehouse.check(body.pieces)  # type: ignore[no-any-return]
+        return warehouse.check(body.pieces)
 
     @app.post("/reserve")
     async def reserve(body: OrderCart, key: Key = None) -> dict[str, Any]:
         """All or nothing."""
-        return warehouse.reserve(body.order_id, body.pieces)  # type: ignore[no-any-return]
+        return warehouse.reserve(body.order_id, body.pieces)
 
     @app.post("/update")
     async def update(body: OrderCart, key: Key = None) -> dict[str, Any]:
         """Takes stock; uses up a reservation of the order."""
-        return warehouse.update(body.order_id, body.pieces)  # type: ignore[no-any-return]
+        return warehouse.update(body.order_id, body.pieces)
 
     @app.post("/release")
     async def release(body: OrderId, key: Key = None) -> dict[str, Any]:
         """Gives back all that the order holds; 200 when that is nothing."""
-        return warehouse.release(body.order_id)  # type: ignore[no-any-return]
+        return warehouse.release(body.order_id)
 
 
 def _payment(app: FastAPI, payments: Any) -> None:
     @app.post("/validate")
     async def validate(body: Means) -> dict[str, Any]:
         """`expired_card` and methods that nobody knows are not valid."""
-        return payments.validate(body.method, body.amount)  # type: ignore[no-any-return]
+        return payments.validate(body.method, body.amount)
 
     @app.post("/process")
     async def process(body: Payment, key: Key = None) -> dict[str, Any]:
         """Charges. An `empty_card` is valid and is declined here (402)."""
-        return payments.process(  # type: ignore[no-any-return]
-            body.order_id, body.amount, body.method, body.user_id
-        )
+        return payments.process(body.order_id, body.amount, body.method, body.user_id)
 
     @app.post("/refund")
     async def refund(body: Refund, key: Key = None) -> dict[str, Any]:
         """Gives back; 200 when there is nothing to give back."""
-        return payments.refund(body.order_id, body.transaction_id)  # type: ignore[no-any-return]
+        return payments.refund(body.order_id, body.transaction_id)
 
 
 def _order(app: FastAPI, orders: Any) -> None:
     @app.post("/create")
     async def create(body: Record, key: Key = None) -> dict[str, Any]:
         """Records a completed order."""
-        return orders.create(  # type: ignore[no-any-return]
-            body.order_id, body.order_data, body.transaction_id
-        )
+        return orders.create(body.order_id, body.order_data, body.transaction_id)
 
     @app.post("/orders/{id}/mark_failed")
     async def mark_failed(id: str, body: Failure, key: Key = None) -> dict[str, Any]:
         """Records a failed order; a completed record becomes a failed one."""
-        return orders.mark_failed(id, body.error_message)  # type: ignore[no-any-return]
+        return orders.mark_failed(id, body.error_message)
 
 
 def _notification(app: FastAPI, notifications: Any) -> None:
     @app.post("/send")
     async def send(body: Notice, key: Key = None) -> dict[str, Any]:
         """Tells the customer."""
-        return notifications.send(  # type: ignore[no-any-return]
-            body.user_id, body.type, body.data.model_dump()
-        )
+        return notifications.send(body.user_id, body.type, body.data.model_dump())
 
 
 def _analytics(app: FastAPI, analytics: Any) -> None:
     @app.post("/track")
     async def track(body: Event) -> dict[str, Any]:
         """Counts an event."""
-        return analytics.track(body.event_type, body.data.model_dump())  # type: ignore[no-any-return]
+        return analytics.track(body.event_type, body.data.model_dump())
 
 
 ROUTES = {

@@ -220,7 +220,8 @@ class _Reader:
             if odd:
                 raise self.wrong(
                     key,
-                    "text with no placeholders but {http.NAME}, {redis.NAME}, {shop.SERVICE}, {data}",
+                    "text with no placeholders but "
+                    "{http.NAME}, {redis.NAME}, {shop.SERVICE}, {data}",
                 )
         return dict(table)
 

@@ -50,7 +50,7 @@ STALL_SECONDS = 15.0
 LONGEST = 120.0
 LOOK_SECONDS = 0.05
 ENDED = {"task-succeeded", "task-failed", "task-revoked"}
-HOLDER_SECONDS = 5.0
+HOLDER_SECONDS = 20.0
 
 
 @dataclass(eq=False)

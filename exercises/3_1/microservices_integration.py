@@ -68,8 +68,8 @@ class ServiceCommunicator:
         raise NotImplementedError
 
 
-# Forward: each step may be tried several times, and each may run twice. How do the steps follow each
-# other, if no task waits for another?
+# Forward: each step may be tried several times, and each may run twice. How do the steps follow
+# each other, if no task waits for another?
 
 
 @app.task(bind=True)

@@ -64,8 +64,6 @@ LEASE = 2 * 3600  # longer than any order takes
 REMEMBERED = 30 * 24 * 3600
 
 
-
-
 def two_decimals(amount: float) -> float:
     """Refuse an amount that is no whole number of cents."""
     return amount
@@ -123,8 +121,6 @@ class ServiceResponse(BaseModel):
     error: str | None = None
     response_time: float = 0.0
     transient: bool = False
-
-
 
 
 class ServiceCommunicator:
@@ -186,8 +182,6 @@ class ServiceCommunicator:
         )
 
 
-
-
 class Journal:
     """What was decided about one order, in Redis. The first decision stands.
 
@@ -216,8 +210,6 @@ class Journal:
         """Return what was decided, None if nothing was yet."""
         found = MEMORY.hget(self.row, step)
         return json.loads(found) if found else None
-
-
 
 
 def attempt(
@@ -269,8 +261,6 @@ def forward(
         "unknown": response.transient,
     }
     return journal.decide(step, decision)
-
-
 
 
 @app.task(bind=True)
@@ -400,8 +390,6 @@ def after_step(state, step, name, undo):
     return state
 
 
-
-
 @app.task(bind=True)
 def settle(self, state):
     """Conclude an order that went well; have one that did not undone first."""
@@ -444,8 +432,6 @@ def backward(task, state, tries, service, endpoint, data):
         MEMORY.rpush("orders:stuck", json.dumps([order_id, task.name, response.error]))
         log.error("[order-%s] %s could not be undone: %s", order_id, task.name, response.error)
     return state
-
-
 
 
 @app.task
@@ -500,8 +486,6 @@ def update_analytics(self, event, order, tries=1):
         "data": {"order_id": order["order_id"], "items": len(order["items"])},
     }
     attempt(self, order["order_id"], tries, "analytics_service", "track", data)
-
-
 
 
 @app.task

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import redis
 import requests
-from celery import Celery, Task, chain, chord
+from celery import Celery, Task, chain
 from celery.utils.log import get_task_logger
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -63,8 +63,6 @@ BACKWARD_TRIES = 400  # waits grow to 10 s: more than an hour
 FIRST_WAIT, LONGEST_WAIT = 0.5, 10.0
 LEASE = 2 * 3600  # longer than any order takes
 REMEMBERED = 30 * 24 * 3600
-
-
 
 
 def two_decimals(amount: float) -> float:
@@ -128,8 +126,6 @@ class ServiceResponse(BaseModel):
     transient: bool = False
 
 
-
-
 class ServiceCommunicator:
     """Calls services; what goes wrong comes back as a response, never as an exception."""
 
@@ -189,8 +185,6 @@ class ServiceCommunicator:
         )
 
 
-
-
 class Journal:
     """What was decided about one order, in Redis. The first decision stands.
 
@@ -219,8 +213,6 @@ class Journal:
         """Return what was decided, None if nothing was yet."""
         found = MEMORY.hget(self.row, step)
         return json.loads(found) if found else None
-
-
 
 
 def attempt(
@@ -272,8 +264,6 @@ def forward(
         "unknown": response.transient,
     }
     return journal.decide(step, decision)
-
-
 
 
 @app.task(bind=True)
@@ -406,8 +396,6 @@ def after_step(state, step, name, undo):
     return state
 
 
-
-
 @app.task(bind=True)
 def settle(self, state):
     """Conclude an order that went well; have one that did not undone first."""
@@ -450,8 +438,6 @@ def backward(task, state, tries, service, endpoint, data):
         MEMORY.rpush("orders:stuck", json.dumps([order_id, task.name, response.error]))
         log.error("[order-%s] %s could not be undone: %s", order_id, task.name, response.error)
     return state
-
-
 
 
 @app.task
@@ -506,8 +492,6 @@ def update_analytics(self, event, order, tries=1):
         "data": {"order_id": order["order_id"], "items": len(order["items"])},
     }
     attempt(self, order["order_id"], tries, "analytics_service", "track", data)
-
-
 
 
 @app.task

@@ -24,16 +24,7 @@ from grader.ledger import Exchange, exchanges, timeline
 from grader.links import children, connected
 from grader.process import wait_until
 from grader.schedule import Plan
-from grader.services.shop.trouble import (
-    Fault,
-    flap,
-    kill,
-    latency,
-    lost,
-    malformed,
-    refuse,
-    status,
-)
+from grader.services.shop.trouble import fault_named
 
 if TYPE_CHECKING:
     import psutil
@@ -340,22 +331,3 @@ def wait_for(ready: Callable[[], bool]) -> bool:
     with contextlib.suppress(TimeoutError):
         return wait_until(ready, HOLDER_SECONDS, TimeoutError, every=0.02)
     return False
-
-
-def fault_named(name: str, slow: float) -> list[Fault | None]:
-    """Return the fault that a schedule calls by this name."""
-    word, _, code = name.partition(" ")
-    if word == "status":
-        return [status(int(code))]
-    if word == "flap":
-        return flap(2)
-    if word == "kill":
-        return [kill(works=code != "before")]
-    single = {
-        "lost": lost(),
-        "malformed": malformed(),
-        "refuse": refuse(),
-        "latency": latency(0.3),
-        "slow": latency(slow),
-    }
-    return [single[word]]

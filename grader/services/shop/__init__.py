@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from grader.errors import LabFault
 from grader.ledger import Ledger
-from grader.services import HOST, _bind
+from grader.services import HOST, bind
 from grader.services.shop.app import SERVICES, application
 from grader.services.shop.desk import Desk, protocol
 from grader.services.shop.state import Warehouse
@@ -36,6 +36,8 @@ class Shop:
     Args:
         file: where the ledger is written besides, for work by hand.
         ports: service -> port; any other gets a free one.
+        host: the address to listen on.
+        troubles: the faults; by default none until they are scripted.
 
     Attributes:
         ledger: what happened.
@@ -45,13 +47,20 @@ class Shop:
         LabFault: a port is taken.
     """
 
-    def __init__(self, file: Path | None = None, ports: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        file: Path | None = None,
+        ports: Mapping[str, int] | None = None,
+        *,
+        host: str = HOST,
+        troubles: Troubles | None = None,
+    ) -> None:
         self.ledger = Ledger(file)
-        self._troubles = Troubles()
+        self._troubles = troubles or Troubles()
         self._numbers = itertools.count(1)
-        self._doors = {name: _bind((ports or {}).get(name, 0)) for name in SERVICES}
+        self._doors = {name: bind((ports or {}).get(name, 0), host) for name in SERVICES}
         self.ports: dict[str, int] = {n: d.getsockname()[1] for n, d in self._doors.items()}
-        self.urls = {name: f"http://{HOST}:{port}" for name, port in self.ports.items()}
+        self.urls = {name: f"http://{host}:{port}" for name, port in self.ports.items()}
         self._servers: list[Any] = []
         self._states: dict[str, Any] = {}
         self._loop = asyncio.new_event_loop()

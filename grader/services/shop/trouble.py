@@ -82,6 +82,29 @@ def kill(works: bool = True) -> Fault:
     return Fault("kill", works)
 
 
+def fault_named(name: str, slow: float) -> list[Fault | None]:
+    """Return the faults that a schedule calls by this name.
+
+    Args:
+        slow: seconds after which a client has given up.
+    """
+    word, _, code = name.partition(" ")
+    if word == "status":
+        return [status(int(code))]
+    if word == "flap":
+        return flap(2)
+    if word == "kill":
+        return [kill(works=code != "before")]
+    single = {
+        "lost": lost(),
+        "malformed": malformed(),
+        "refuse": refuse(),
+        "latency": latency(0.3),
+        "slow": latency(slow),
+    }
+    return [single[word]]
+
+
 class Troubles:
     """The scripts of all services; each subject plays its own, whatever the others do."""
 

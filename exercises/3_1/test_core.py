@@ -540,9 +540,9 @@ def test_flaky_compensation(lab):
     works = works_of(lab)
     order = works.order()
     works.shop.script("order", "create", order.id, *[status(422)] * MOST_TRIES)
-    works.shop.script("payment", "refund", order.id, status(503), lost(), status(500), refuse())
-    works.shop.script("inventory", "release", order.id, refuse(), malformed(), status(429))
-    works.shop.script("order", "mark_failed", order.id, status(503), lost(), status(503))
+    works.shop.script("payment", "refund", order.id, status(503), refuse(), status(500), refuse())
+    works.shop.script("inventory", "release", order.id, refuse(), status(429), refuse(), lost())
+    works.shop.script("order", "mark_failed", order.id, *[status(503)] * 3, lost())
 
     works.play([order])
 

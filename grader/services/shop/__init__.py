@@ -22,9 +22,7 @@ from typing import Any, Self
 from grader.errors import LabFault
 from grader.ledger import Ledger
 from grader.services import HOST, bind
-from grader.services.shop.app import SERVICES, application
-from grader.services.shop.desk import Desk, protocol
-from grader.services.shop.state import Warehouse
+from grader.services.shop.state import SERVICES, Warehouse
 from grader.services.shop.trouble import Fault, Kill, Troubles
 
 OPEN_SECONDS = 20.0
@@ -73,7 +71,11 @@ class Shop:
         self._loop.close()
 
     async def _ready(self) -> None:
+        # Not at the top: whoever only names a fault does not need all that.
         import uvicorn
+
+        from grader.services.shop.app import application
+        from grader.services.shop.desk import Desk, protocol
 
         for name, door in self._doors.items():
             app, self._states[name] = application(name, self.ledger)

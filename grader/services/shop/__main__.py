@@ -14,7 +14,7 @@ from pathlib import Path
 from grader.schedule import FAULTS
 from grader.services import HOST
 from grader.services.shop import Shop
-from grader.services.shop.app import SERVICES
+from grader.services.shop.state import SERVICES
 from grader.services.shop.trouble import Fault, Troubles, fault_named
 
 USUAL = {name: 8001 + number for number, name in enumerate(SERVICES)}

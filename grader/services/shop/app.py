@@ -20,7 +20,6 @@ from starlette.exceptions import HTTPException
 from grader.ledger import Ledger
 from grader.services.shop.state import STATES, Refusal
 
-SERVICES = tuple(STATES)
 # The request that is being worked on: the effects' entries carry its number.
 current: contextvars.ContextVar[tuple[int, str, str]] = contextvars.ContextVar("current")
 

@@ -243,3 +243,4 @@ STATES: dict[str, Callable[[Note], Any]] = {
     "inventory": Warehouse,
     "analytics": Analytics,
 }
+SERVICES = tuple(STATES)

@@ -264,7 +264,7 @@ def forward(
 @app.task(bind=True)
 def process_order(self, order):
     """Take an order; the task is replaced by the workflow, whose result becomes its own."""
-    data = OrderData.read(order)
+    OrderData.read(order)
     validations = [
         validate_user_info.s(order),
         check_inventory.s(order),

@@ -465,28 +465,31 @@ def test_transient_errors(lab):
         works.play([order])
 
     assert ends(lab, works, order, "completed"), hint("gives_up")
-    first, second = planned_waits(
-        works.seen("payment", "process", order), lab.history.messages[mark:]
-    )
-    shown = f"{first:.2f} s, {second:.2f} s"
-    assert lab.fact(0.25 <= first <= 2.5, "first_wait", seen=shown), hint("waits")
-    assert lab.fact(second > first + 0.1, "growing", seen=shown), hint("waits")
+    messages = lab.history.messages[mark:]
+    (least, most), (_, second) = planned_waits(works.seen("payment", "process", order), messages)
+    shown = f"{most:.2f} s, {second:.2f} s"
+    assert lab.fact(most >= 0.25 and least <= 2.5, "first_wait", seen=shown), hint("waits")
+    assert lab.fact(second > least + 0.1, "growing", seen=shown), hint("waits")
 
 
 def planned_waits(tries, messages):
-    """Return the two waits between three tries, in seconds.
+    """Return the two waits between three tries, each as the least and the most it can have been.
 
-    A task that is sent for later says when it is due; for a wait of any other kind the time
-    between the requests is all there is to see.
+    A task that is sent for later says when it is due. It was sent after the service's answer and
+    before the grader saw it, and on a busy machine these lie apart: only a wait that is wrong
+    either way is held against anybody. For a wait of any other kind the time between the requests
+    is all there is to see.
     """
-    later = [(m.at, m.planned_for - m.at) for m in messages if m.planned_for]
-    if len(later) == 2:
-        return [wait for _, wait in sorted(later)]
     waits = []
     for before, after in itertools.pairwise(tries):
         ended = before.ended or before.at
-        due = [wait for at, wait in later if ended <= at <= after.at]
-        waits.append(max(due, default=after.at - ended))
+        # The longest one: a task that only looks now and then may have been sent as well.
+        due = [m for m in messages if m.planned_for and ended <= m.at <= after.at + 0.02]
+        last = max(due, key=lambda m: m.planned_for - m.at, default=None)
+        gap = after.at - ended
+        waits.append(
+            (last.planned_for - last.at, last.planned_for - ended) if last else (gap - 0.15, gap)
+        )
     return waits[:2]
 
 

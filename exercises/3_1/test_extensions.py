@@ -14,7 +14,7 @@ FAILURES, OPEN_SECONDS = 5, 10
 # What the order of a breaker's opening and the last request on its way may differ by.
 GRACE = 0.5
 STEPS = ("process_payment", "update_inventory", "create_order_record")
-RATE, SPAN, ORDERS = 5, 2, 14
+RATE, SPAN, ORDERS = 2, 2, 10
 
 
 def works_of(lab):

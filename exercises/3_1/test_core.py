@@ -480,16 +480,17 @@ def planned_waits(tries, messages):
     either way is held against anybody. For a wait of any other kind the time between the requests
     is all there is to see.
     """
+    later = sorted((m for m in messages if m.planned_for), key=lambda m: m.at)
     waits = []
-    for before, after in itertools.pairwise(tries):
-        ended = before.ended or before.at
+    for place, (before, after) in enumerate(itertools.pairwise(tries)):
+        ended, gap = before.ended or before.at, after.at - (before.ended or before.at)
+        due = [m for m in later if ended <= m.at <= (after.ended or after.at)]
+        if len(later) == len(tries) - 1:
+            due = [later[place]]
         # The longest one: a task that only looks now and then may have been sent as well.
-        due = [m for m in messages if m.planned_for and ended <= m.at <= after.at + 0.02]
         last = max(due, key=lambda m: m.planned_for - m.at, default=None)
-        gap = after.at - ended
-        waits.append(
-            (last.planned_for - last.at, last.planned_for - ended) if last else (gap - 0.15, gap)
-        )
+        lag = (last.planned_for - last.at, last.planned_for - ended) if last else (gap - 0.15, gap)
+        waits.append(lag)
     return waits[:2]
 
 

@@ -242,6 +242,16 @@ class Orders:
 
     # Killing
 
+    def killed(self) -> None:
+        """Make sure that every request which met a kill had its process killed.
+
+        Raises:
+            LabFault: one was not found in time.
+        """
+        met = [each for each in self.seen("", "") if each.fault.startswith("kill")]
+        if missed := [each for each in met if each.answered != "killed"]:
+            raise LabFault("kill_missed", place=f"{missed[0].service} {missed[0].route}")
+
     def _kill(self, port: int, client: int) -> bool:
         """Kill the pool's child that has a request at this port; called on a service's thread."""
         from grader.faults import kill_child

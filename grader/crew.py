@@ -71,6 +71,7 @@ class Crew:
         """
         options.setdefault("events", "events" in self.exercise.needs)
         options.setdefault("speed", self.exercise.speed)
+        options.setdefault("concurrency", self.exercise.children)
         worker = Worker(self.place, name=name, extra=extra, **options)
         self._workers.append(worker)
         self._closers.callback(worker.end)

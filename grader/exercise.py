@@ -31,7 +31,10 @@ NEEDS = ("events", "own_broker")
 # What is installed when the exercise is graded; see extras.
 EXTRAS = ("flower",)
 # What [environment] may name; see resources.
-RESOURCE = re.compile(r"(http|redis)\.[a-z][a-z0-9_]*|data")
+RESOURCE = re.compile(
+    r"(http|redis)\.[a-z][a-z0-9_]*|data"
+    r"|shop\.(user|order|payment|notification|inventory|analytics)"
+)
 # Before the first table.
 DRAFT = re.compile(r"[^\[]*?^draft *= *true\b", re.MULTILINE)
 SIDES = ("expected", "observed")
@@ -64,6 +67,7 @@ class Exercise:
     environment: Mapping[str, str]
     extras: tuple[str, ...]
     speed: int
+    children: int
     criteria: tuple[Criterion, ...]
     words: Mapping[str, Mapping[str, Mapping[str, str]]]
 
@@ -194,7 +198,8 @@ class _Reader:
             needs=needs,
             environment=self.environment(),
             extras=extras,
-            speed=self.speed(),
+            speed=self.count("speed", 1),
+            children=self.count("children", 2),
             criteria=tuple(self.criterion(id, row, len(brokers)) for id, row in rows.items()),
             words={
                 key: {side: self.both(row, side, f"words.{key}.{side}") for side in SIDES}
@@ -214,16 +219,19 @@ class _Reader:
                 odd = [text]
             if odd:
                 raise self.wrong(
-                    key, "text with no placeholders but {http.NAME}, {redis.NAME}, {data}"
+                    key,
+                    "text with no placeholders but "
+                    "{http.NAME}, {redis.NAME}, {shop.SERVICE}, {data}",
                 )
         return dict(table)
 
-    def speed(self) -> int:
-        """Return how many times sooner a retry is started than it was planned for."""
-        speed = self.need(self.data, "speed", int, "speed") if "speed" in self.data else 1
-        if speed < 1:
-            raise self.wrong("speed", "a whole number, at least 1")
-        return int(speed)
+    def count(self, key: str, usual: int) -> int:
+        """Return a whole number of 1 or more: `speed` (how many times sooner a retry is started
+        than it was planned for) and `children` (of a worker's pool)."""
+        found = self.need(self.data, key, int, key) if key in self.data else usual
+        if found < 1:
+            raise self.wrong(key, "a whole number, at least 1")
+        return int(found)
 
     def texts(self, key: str) -> tuple[str, ...]:
         found = self.need(self.data, key, list, key)

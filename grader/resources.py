@@ -6,6 +6,7 @@ exercise.toml says what the submission's processes find in their environment:
     LAB_FLAKY_URL = "{http.flaky}"        # a scripted HTTP service
     LAB_REDIS_URL = "{redis.ops}"         # one more private Redis
     LAB_TARGET_DB = "{data}/target.db"    # a folder that submission and grader both read and write
+    ORDER_SERVICE_URL = "{shop.order}"    # one of the six services of a shop
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ import string
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grader.home import remove
 from grader.services.http import HttpService
 from grader.stack.provider import Stack
+
+if TYPE_CHECKING:
+    from grader.services.shop import Shop
 
 
 class Resources:
@@ -32,6 +36,7 @@ class Resources:
 
     Attributes:
         http, redis: by name.
+        shop: the six services, None if no variable names one.
         data: the shared folder; it exists if a variable names it.
         environment: variable -> text, the placeholders filled in.
     """
@@ -39,6 +44,7 @@ class Resources:
     def __init__(self, wanted: Mapping[str, str], stack: Stack, folder: Path) -> None:
         self.http: dict[str, HttpService] = {}
         self.redis: dict[str, Any] = {}
+        self.shop: Shop | None = None
         self.data = folder
         self._closers = contextlib.ExitStack()
         try:
@@ -52,6 +58,7 @@ class Resources:
         values = {
             "http": SimpleNamespace(**{name: each.url for name, each in self.http.items()}),
             "redis": SimpleNamespace(**{n: each.student_url for n, each in self.redis.items()}),
+            "shop": SimpleNamespace(**(self.shop.urls if self.shop else {})),
             "data": folder,
         }
         self.environment = {name: text.format(**values) for name, text in wanted.items()}
@@ -63,9 +70,19 @@ class Resources:
         elif kind == "redis":
             self.redis[name] = server = stack.private_redis()
             self._closers.callback(server.close)
+        elif kind == "shop":
+            self._open_shop()
         else:
             self.data.mkdir()
             self._closers.callback(remove, self.data)
+
+    def _open_shop(self) -> None:
+        """Start the six services once, whichever is named first."""
+        if self.shop is None:
+            from grader.services.shop import Shop
+
+            self.shop = Shop()
+            self._closers.callback(self.shop.stop)
 
     @property
     def shared(self) -> tuple[Path, ...]:
@@ -74,7 +91,8 @@ class Resources:
 
     def requests(self) -> list[dict[str, Any]]:
         """Return every request to every service, as plain rows for `History.requests`."""
-        return [{"service": n, **row} for n, each in self.http.items() for row in each.log()]
+        rows = [{"service": n, **row} for n, each in self.http.items() for row in each.log()]
+        return rows + (self.shop.ledger.rows() if self.shop else [])
 
     def close(self) -> None:
         """End what was made, the newest first."""

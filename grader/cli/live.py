@@ -10,13 +10,22 @@ import click
 @click.command("up")
 @click.option("--rabbitmq", is_flag=True, help="RabbitMQ too.")
 @click.option("--flower", is_flag=True, help="Flower too (`lab install flower` first).")
+@click.option("--services", is_flag=True, help="The six services of exercise 3_1 too.")
+@click.option(
+    "--trouble",
+    type=click.FloatRange(0, 100),
+    default=0.0,
+    help="With --services: how many of a hundred requests to them meet a fault.",
+)
 @click.option(
     "--stack",
     type=click.Choice(["compose"]),
     default=None,
     help="Use labs/docker-compose.yml instead of private servers.",
 )
-def up_command(rabbitmq: bool, flower: bool, stack: str | None) -> None:
+def up_command(
+    rabbitmq: bool, flower: bool, services: bool, trouble: float, stack: str | None
+) -> None:
     """Start Redis (and RabbitMQ, Flower) on loopback for work by hand."""
     if stack == "compose":
         from grader.stack import compose
@@ -28,13 +37,14 @@ def up_command(rabbitmq: bool, flower: bool, stack: str | None) -> None:
     from grader.stack import live
 
     sweep()
-    _show(live.up(rabbitmq, flower).services)
+    _show(live.up(rabbitmq, flower, services, trouble).services)
     click.echo('\nPoint this shell at it:  eval "$(lab env)"     Stop it:  lab down')
 
 
 def _show(services: dict[str, str]) -> None:
+    width = max(9, *map(len, services)) if services else 9
     for name, url in services.items():
-        click.echo(f"{name:<9} {url}")
+        click.echo(f"{name:<{width}} {url}")
 
 
 @click.command("down")

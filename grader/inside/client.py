@@ -112,5 +112,16 @@ def do_apply(module: Any, function: str, args: list[Any]) -> Any:
     return str(getattr(module, function)(*args).apply_async().id)
 
 
+def do_read(
+    module: Any, path: str, args: list[Any], kwargs: dict[str, Any], attributes: list[str]
+) -> Any:
+    """Call module.<path>(...), as in "Class.method", and return the result's named attributes."""
+    target = module
+    for name in path.split("."):
+        target = getattr(target, name)
+    result = target(*args, **kwargs)
+    return {name: getattr(result, name) for name in attributes}
+
+
 if __name__ == "__main__":
     main()

@@ -35,7 +35,7 @@ class Server:
     """
 
     def __init__(self, port: int = 0) -> None:
-        self._door = _bind(port)
+        self._door = bind(port)
         self.port: int = self._door.getsockname()[1]
         self._lock = threading.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -87,7 +87,7 @@ class Server:
         """Refuse new connections, yet keep the port: a bound one is given to nobody else."""
         self._loop.remove_reader(self._door)
         self._door.close()
-        self._door = _bind(self.port)
+        self._door = bind(self.port)
 
     def _accept(self) -> None:
         # Not asyncio.start_server: it loses a connection that comes while it is being closed.
@@ -120,12 +120,13 @@ class Server:
         await asyncio.gather(*others, return_exceptions=True)
 
 
-def _bind(port: int) -> socket.socket:
+def bind(port: int, host: str = HOST) -> socket.socket:
+    """Return a socket bound to a port, 0 for a free one; LabFault where it is taken."""
     door = socket.socket()
     door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         door.setblocking(False)
-        door.bind((HOST, port))
+        door.bind((host, port))
     except (OSError, OverflowError) as error:
         door.close()
         raise LabFault("cannot_listen", port=port, error=error) from error

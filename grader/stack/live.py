@@ -23,7 +23,9 @@ from grader.home import Home, base, ledger_processes, remove
 from grader.process import kill, spawn, wait_until
 from grader.stack import redis
 
-USUAL_REDIS, USUAL_FLOWER = 6379, 5555
+USUAL_REDIS, USUAL_FLOWER, USUAL_SHOP = 6379, 5555, 8001
+SHOP = ("user", "order", "payment", "notification", "inventory", "analytics")
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,11 @@ class Live:
         """Return the variables that point Celery at the broker; UsageError if it is not up."""
         if broker not in self.services:
             raise UsageError("broker_not_up", broker=broker)
+        shop = {n: url for n, url in self.services.items() if n.endswith("_service")}
         return {
             "CELERY_BROKER_URL": self.services[broker],
             "CELERY_RESULT_BACKEND": self.services["redis"],
+            **{f"{name.upper()}_URL": url for name, url in shop.items()},
         }
 
     def processes(self) -> list[psutil.Process]:
@@ -57,8 +61,12 @@ def current() -> Live | None:
     return None
 
 
-def up(rabbitmq: bool, flower: bool) -> Live:
+def up(rabbitmq: bool, flower: bool, services: bool = False, trouble: float = 0.0) -> Live:
     """Start what is not up yet and return the whole.
+
+    Args:
+        services: the six services of exercise 3_1 too.
+        trouble: how many of a hundred requests to them meet a fault.
 
     Raises:
         NoBroker, LabFault: something can't be started; what this call started is ended again.
@@ -72,6 +80,8 @@ def up(rabbitmq: bool, flower: bool) -> Live:
             live = _add(live, "rabbitmq", _start_rabbitmq(live))
         if flower and "flower" not in live.services:
             live = _add(live, "flower", _start_flower(live))
+        if services and "user_service" not in live.services:
+            live = _start_shop(live, trouble)
     except BaseException:
         if set(live.services) == {"redis"}:
             down()
@@ -146,6 +156,26 @@ def _start_flower(live: Live) -> str:
     if not child.alive:
         raise LabFault("flower_not_up", log=log.read_text()[-500:])
     return f"http://127.0.0.1:{port}"
+
+
+def _start_shop(live: Live, trouble: float) -> Live:
+    """Start the six services; their ledger lies in the stack's folder."""
+    ports = {name: usual_or_free(USUAL_SHOP + n) for n, name in enumerate(SHOP)}
+    ledger, log = live.folder / "shop-ledger.jsonl", live.folder / "shop.log"
+    command = [sys.executable, "-m", "grader.services.shop", "--ledger", str(ledger)]
+    command += ["--ports", json.dumps(ports), "--trouble", f"{trouble:g}"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    child = spawn(command, env=env, cwd=live.folder, ledger=live.folder / "ledger.jsonl", log=log)
+    wait_until(
+        lambda: all(map(_listens, ports.values())) or not child.alive,
+        30,
+        lambda: LabFault("shop_not_up", log=log.read_text()[-500:]),
+    )
+    if not child.alive:
+        raise LabFault("shop_not_up", log=log.read_text()[-500:])
+    for name, port in ports.items():
+        live = _add(live, f"{name}_service", f"http://127.0.0.1:{port}")
+    return _add(live, "shop's ledger", str(ledger))
 
 
 def _listens(port: int) -> bool:

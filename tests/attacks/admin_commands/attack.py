@@ -1,5 +1,7 @@
 """Every command that would let it rule the server."""
 
+import os
+
 from attack_kit import is_worker, ran, redis, won
 
 COMMANDS = """FLUSHALL|FLUSHDB|CONFIG GET *|CONFIG SET maxmemory 1|CONFIG REWRITE|CONFIG RESETSTAT
@@ -12,8 +14,9 @@ CLUSTER INFO|FAILOVER|ROLE|RESTORE x 0 y|PFDEBUG ENCODING x|LASTSAVE|KEYS *|INFO
 HARMLESS = {"ACL WHOAMI", "KEYS *", "INFO"}
 
 ran()
-client = redis()
-if not is_worker():
+# One check of 1_1 runs the app where nothing names a server.
+if "CELERY_RESULT_BACKEND" in os.environ and not is_worker():
+    client = redis()
     for line in COMMANDS.replace("\n", "|").split("|"):
         try:
             client.execute_command(*line.split())

@@ -144,7 +144,7 @@ PROFILES: dict[str, Profile] = {}
 def load_profile(user_id):
     """Work a customer's profile out of the history; expensive, so it is done once."""
     if user_id not in PROFILES:
-        seed = hashlib.pbkdf2_hmac("sha256", user_id.encode(), b"profile", 12_000, dklen=730)
+        seed = hashlib.pbkdf2_hmac("sha256", user_id.encode(), b"profile", 900, dklen=730)
         PROFILES[user_id] = Profile(user_id, [byte / 2.55 for byte in seed])
     return PROFILES[user_id]
 

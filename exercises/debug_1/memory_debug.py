@@ -122,15 +122,15 @@ def process_record(record):
 
 @dataclass
 class Profile:
-    """What is known of a customer: a score for each day of two years, the newest last."""
+    """What is known of a customer: a score of 0 to 255 for each hour, the newest last."""
 
     user_id: str
-    days: list[float]
+    hours: bytes
 
     @property
     def score(self):
         """The mean score."""
-        return round(sum(self.days) / len(self.days), 3)
+        return round(sum(self.hours) / len(self.hours) / 2.55, 3)
 
     @property
     def segment(self):
@@ -144,8 +144,8 @@ PROFILES: dict[str, Profile] = {}
 def load_profile(user_id):
     """Work a customer's profile out of the history; expensive, so it is done once."""
     if user_id not in PROFILES:
-        seed = hashlib.pbkdf2_hmac("sha256", user_id.encode(), b"profile", 900, dklen=730)
-        PROFILES[user_id] = Profile(user_id, [byte / 2.55 for byte in seed])
+        seed = hashlib.pbkdf2_hmac("sha256", user_id.encode(), b"profile", 30, dklen=8192)
+        PROFILES[user_id] = Profile(user_id, seed)
     return PROFILES[user_id]
 
 
@@ -155,7 +155,7 @@ def enrich(user_id):
     if not isinstance(user_id, str) or not user_id.strip():
         raise ValueError(f"{user_id!r} is no user id")
     profile = load_profile(user_id)
-    recent = [round(day, 2) for day in profile.days[-3:]]
+    recent = [round(hour / 2.55, 2) for hour in profile.hours[-3:]]
     return {
         "user_id": user_id,
         "score": profile.score,

@@ -67,14 +67,13 @@ def order(record):
 
 def customer(user_id):
     """Return what enrich answers."""
-    seed = hashlib.pbkdf2_hmac("sha256", user_id.encode(), b"profile", 900, dklen=730)
-    days = [byte / 2.55 for byte in seed]
-    score = round(sum(days) / len(days), 3)
+    hours = hashlib.pbkdf2_hmac("sha256", user_id.encode(), b"profile", 30, dklen=8192)
+    score = round(sum(hours) / len(hours) / 2.55, 3)
     return {
         "user_id": user_id,
         "score": score,
         "segment": SEGMENTS[min(int(score * 10) % 5, 4)],
-        "recent": [round(day, 2) for day in days[-3:]],
+        "recent": [round(hour / 2.55, 2) for hour in hours[-3:]],
     }
 
 

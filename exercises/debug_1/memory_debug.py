@@ -126,11 +126,7 @@ class Profile:
 
     user_id: str
     hours: bytes
-
-    @property
-    def score(self):
-        """The mean score."""
-        return round(sum(self.hours) / len(self.hours) / 2.55, 3)
+    score: float
 
     @property
     def segment(self):
@@ -144,8 +140,9 @@ PROFILES: dict[str, Profile] = {}
 def load_profile(user_id):
     """Work a customer's profile out of the history; expensive, so it is done once."""
     if user_id not in PROFILES:
-        seed = hashlib.pbkdf2_hmac("sha256", user_id.encode(), b"profile", 30, dklen=8192)
-        PROFILES[user_id] = Profile(user_id, seed)
+        hours = hashlib.pbkdf2_hmac("sha256", user_id.encode(), b"profile", 60, dklen=8192)
+        score = round(sum(hours) / len(hours) / 2.55, 3)
+        PROFILES[user_id] = Profile(user_id, hours, score)
     return PROFILES[user_id]
 
 

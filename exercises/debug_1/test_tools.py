@@ -134,7 +134,9 @@ def test_tells_a_leak(lab):
             said = {"task": task, "kib": kib, "slope": f"{slope:.2f}", "leaking": seen["leaking"]}
             mistake = hint("failing" if task != "hold" else "small" if kib < 8 else "default")
             assert lab.fact(seen["leaking"], "leak_missed", **said), mistake
-            assert lab.fact(kib / 2 <= slope <= kib * 2, "slope_wrong", **said), hint("slope")
+            # What Celery keeps of a failure until it is collected comes on top of the leak.
+            near = kib / 2 <= slope and (slope <= kib * 2 or task == "hold_and_fail")
+            assert lab.fact(near, "slope_wrong", **said), hint("slope")
 
 
 @check(after=test_tells_a_leak)

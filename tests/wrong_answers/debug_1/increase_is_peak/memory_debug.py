@@ -179,11 +179,7 @@ class Profile:
 
     user_id: str
     hours: bytes
-
-    @property
-    def score(self):
-        """The mean score."""
-        return round(sum(self.hours) / len(self.hours) / 2.55, 3)
+    score: float
 
     @property
     def segment(self):
@@ -200,8 +196,9 @@ def load_profile(user_id):
     if user_id in PROFILES:
         PROFILES.move_to_end(user_id)
     else:
-        seed = hashlib.pbkdf2_hmac("sha256", user_id.encode(), b"profile", 30, dklen=8192)
-        PROFILES[user_id] = Profile(user_id, seed)
+        hours = hashlib.pbkdf2_hmac("sha256", user_id.encode(), b"profile", 60, dklen=8192)
+        score = round(sum(hours) / len(hours) / 2.55, 3)
+        PROFILES[user_id] = Profile(user_id, hours, score)
         if len(PROFILES) > MOST_PROFILES:
             PROFILES.popitem(last=False)
     return PROFILES[user_id]

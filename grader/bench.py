@@ -24,13 +24,23 @@ if TYPE_CHECKING:
 
 SOURCE = Path(__file__).resolve().parent / "inside" / "planted.py"
 PATIENCE = 90.0
+LARGEST_FILE = 4_000_000
 
 
 def plant(lab: Lab) -> str:
     """Put the planted tasks into the submission's copy; return the module's name, drawn anew."""
     name = "shop_" + "".join(lab.rng.choices(string.ascii_lowercase, k=8))
-    shutil.copyfile(SOURCE, lab.place.folder / f"{name}.py")
+    shutil.copyfile(SOURCE, lab.place.cell.seen(lab.place.folder) / f"{name}.py")
     return name
+
+
+def left(lab: Lab, name: str) -> bytes:
+    """Return the start of a file that the submission left in its folder; a link is not followed."""
+    path = lab.place.cell.seen(lab.place.folder) / name
+    if path.is_symlink() or not path.is_file():
+        return b""
+    with path.open("rb") as file:
+        return file.read(LARGEST_FILE)
 
 
 def site(function: str) -> tuple[int, int]:

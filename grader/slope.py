@@ -50,11 +50,9 @@ def theil_sen(points: Sequence[Point], confidence: float = CONFIDENCE) -> Slope:
     if not slopes:
         raise ValueError("a slope needs two points")
     spread = _quantile(confidence) * math.sqrt(_variance([y for _, y in points]))
-    first = round((len(slopes) - spread) / 2)
-    last = round((len(slopes) + spread) / 2) - 1
-    return Slope(
-        median(slopes), slopes[max(first, 0)], slopes[min(max(last, first), len(slopes) - 1)]
-    )
+    first = max(round((len(slopes) - spread) / 2) - 1, 0)
+    last = min(round((len(slopes) + spread) / 2), len(slopes) - 1)
+    return Slope(median(slopes), slopes[first], slopes[last])
 
 
 def _quantile(confidence: float) -> float:

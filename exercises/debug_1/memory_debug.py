@@ -140,7 +140,7 @@ PROFILES: dict[str, Profile] = {}
 def load_profile(user_id):
     """Work a customer's profile out of the history; expensive, so it is done once."""
     if user_id not in PROFILES:
-        hours = hashlib.pbkdf2_hmac("sha256", user_id.encode(), b"profile", 60, dklen=8192)
+        hours = hashlib.pbkdf2_hmac("sha256", user_id.encode(), b"profile", 120, dklen=8192)
         score = round(sum(hours) / len(hours) / 2.55, 3)
         PROFILES[user_id] = Profile(user_id, hours, score)
     return PROFILES[user_id]

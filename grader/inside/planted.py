@@ -31,6 +31,12 @@ def idle() -> int:
 
 
 @shared_task
+def echo(value: Any) -> Any:
+    """Give back what came."""
+    return value
+
+
+@shared_task
 def hold(kib: int) -> int:
     """Keep some memory for ever."""
     KEPT.append(os.urandom(1024 * kib))  # the first site

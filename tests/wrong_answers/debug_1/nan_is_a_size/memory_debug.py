@@ -198,7 +198,7 @@ def load_profile(user_id):
     if user_id in PROFILES:
         PROFILES.move_to_end(user_id)
     else:
-        hours = hashlib.pbkdf2_hmac("sha256", user_id.encode(), b"profile", 60, dklen=8192)
+        hours = hashlib.pbkdf2_hmac("sha256", user_id.encode(), b"profile", 120, dklen=8192)
         score = round(sum(hours) / len(hours) / 2.55, 3)
         PROFILES[user_id] = Profile(user_id, hours, score)
         if len(PROFILES) > MOST_PROFILES:

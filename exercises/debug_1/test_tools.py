@@ -6,7 +6,9 @@ import io
 
 from grader import bench, gauge
 from grader.check import check, hint
+from grader.expect import Expectation
 from grader.growth import alone
+from grader.words import Text
 
 LEAKS_KIB = (2, 8, 64)
 HELD_KIB, HELD_TIMES = 16, 40
@@ -22,6 +24,18 @@ def count(value):
 def number(value):
     """Whether this is a number."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+class succeeds(Expectation):
+    """A call that ends with a result."""
+
+    def accepts(self, seen):
+        """Say whether it did."""
+        return bool(seen.reply and seen.reply.succeeded)
+
+    def wanted(self, seen):
+        """Name the call."""
+        return Text.plain(f"{seen} -> {{pid, rss_mb, open_files, objects, allocations, gc}}")
 
 
 def rows_of(value, top, **kinds):
@@ -41,7 +55,8 @@ def is_site(value):
 def diagnosis(lab, *args):
     """Call diagnose and return what it says; a wrong shape ends the check."""
     call = lab.call("diagnose", *args, within=20)
-    seen = call.reply.result if call.reply and call.reply.succeeded else call.reply
+    assert call == succeeds()
+    seen = call.reply.result
     top = args[0] if args else 10
     said = {"call": call, "seen": seen}
     right = isinstance(seen, dict) and all(

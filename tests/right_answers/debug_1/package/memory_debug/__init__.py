@@ -162,9 +162,12 @@ def process_record(record):
             _, quantity, price = parse_line(line, number)
             total += quantity * price
         except ValueError as problem:
-            problems.append(problem.with_traceback(None))
+            problems.append(problem)
     if problems:
-        return {"id": record["id"], "ok": False, "problems": [str(p) for p in problems]}
+        texts = [str(problem) for problem in problems]
+        # The list is what closes the ring from the errors to this frame and back.
+        problems.clear()
+        return {"id": record["id"], "ok": False, "problems": texts}
     result = {"id": record["id"], "ok": True, "total": str(total.quantize(CENT))}
     result["version"] = hashlib.sha256(canonical.encode()).hexdigest()[:12]
     if "attachment" in record:

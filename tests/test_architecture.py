@@ -38,6 +38,7 @@ LOADERS = {
     "cli/maintain.py": "tests/benchmarks",
     "report/__init__.py": "the format's own module",
     "inside/client.py": "the submission",
+    "inside/planted.py": "the submission",
     "inside/program.py": "the submission",
     "inside/worker.py": "celery",
 }

@@ -158,7 +158,7 @@ def test_tells_a_leak(lab):
 def test_tells_no_leak(lab):
     """debug_memory_leak clears a clean task, a sawtooth, and a cache that fills and stays."""
     with bench.Bench(lab) as place:
-        for task, args in (("idle", ()), ("saw", (8,)), ("fill", (8,))):
+        for task, args in (("idle", ()), ("saw", (4, 10)), ("fill", (8,))):
             with place.worker():
                 seen = measured(lab, place, task, *args)
             said = {"task": task, "slope": f"{seen['slope_kb_per_task']:.2f}"}

@@ -153,6 +153,7 @@ class History:
     messages: list[Message] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
     faults: list[dict[str, Any]] = field(default_factory=list)
+    measurements: list[dict[str, Any]] = field(default_factory=list)
 
     def events_of(self, task_id: str, kind: str = "") -> list[dict[str, Any]]:
         """Return a task's events in the order of their own clock, of one kind if named."""

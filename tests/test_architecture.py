@@ -39,6 +39,7 @@ LOADERS = {
     "report/__init__.py": "the format's own module",
     "inside/beat.py": "celery and the submission",
     "inside/client.py": "the submission",
+    "inside/planted.py": "the submission",
     "inside/program.py": "the submission",
     "inside/stage.py": "celery and psutil, before the submission does",
     "inside/worker.py": "celery",

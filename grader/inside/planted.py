@@ -1,0 +1,103 @@
+"""Tasks with a known appetite, put beside a submission's own to see what its instruments say.
+
+The lab copies this file into the submission's folder under another name. A worker loads it by
+`--include`. A client process that imports it can start such a worker as its child, so that both see
+the same processes, and then call the submission's instrument.
+"""
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+from typing import Any
+
+from celery import shared_task
+
+memory_debug = importlib.import_module("memory_debug")
+app = memory_debug.app
+KEPT: list[bytes] = []
+OTHERS: list[bytes] = []
+TOOTH: list[bytes] = []
+FILLED: list[bytes] = []
+WORKERS: list[subprocess.Popen[bytes]] = []
+BOOT_SECONDS = 30
+
+
+@shared_task
+def idle() -> int:
+    """Do nothing."""
+    return 1
+
+
+@shared_task
+def echo(value: Any) -> Any:
+    """Give back what came."""
+    return value
+
+
+@shared_task
+def hold(kib: int) -> int:
+    """Keep some memory for ever."""
+    KEPT.append(os.urandom(1024 * kib))  # the first site
+    return len(KEPT)
+
+
+@shared_task
+def stash(kib: int) -> int:
+    """Keep some memory for ever, at another place."""
+    OTHERS.append(os.urandom(1024 * kib))  # the second site
+    return len(OTHERS)
+
+
+@shared_task
+def hold_and_fail(kib: int) -> None:
+    """Keep some memory for ever, and fail."""
+    KEPT.append(os.urandom(1024 * kib))
+    raise ValueError("planned")
+
+
+@shared_task
+def saw(kib: int, teeth: int = 20) -> int:
+    """Keep some memory until there is much of it, then let it all go."""
+    if len(TOOTH) >= teeth:
+        TOOTH.clear()
+    TOOTH.append(os.urandom(1024 * kib))
+    return len(TOOTH)
+
+
+@shared_task
+def fill(kib: int, room: int = 60) -> int:
+    """Fill a cache, which then stays as it is."""
+    if len(FILLED) < room:
+        FILLED.append(os.urandom(1024 * kib))
+    return len(FILLED)
+
+
+@shared_task
+def crumble(mib: int) -> int:
+    """Take much memory in small pieces and give back all but a few that lie far apart."""
+    crumbs = [os.urandom(4000) for _ in range(mib * 262)]
+    KEPT.extend(crumbs[::64])
+    return len(crumbs)
+
+
+def begin(*options: str) -> int:
+    """Start a worker of the submission with these tasks, and wait until it has run one."""
+    command = [sys.executable, "-m", "celery", "-A", "memory_debug:app", "worker", "-I", __name__]
+    WORKERS.append(subprocess.Popen([*command, *options], stdout=2, start_new_session=True))
+    return int(app.send_task(f"{__name__}.idle").get(timeout=BOOT_SECONDS))
+
+
+def end() -> None:
+    """End the workers that were started."""
+    while WORKERS:
+        worker = WORKERS.pop()
+        os.killpg(worker.pid, signal.SIGKILL)
+        worker.wait()
+
+
+def instrument(task: str, args: list[Any], png: str | None = None) -> Any:
+    """Return what the submission's instrument says of one of these tasks."""
+    options = {"png": png} if png else {}
+    return memory_debug.debug_memory_leak(f"{__name__}.{task}", args=tuple(args), **options)

@@ -1,0 +1,96 @@
+"""grader/gauge.py: what a process holds, read from outside."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from grader import gauge
+from grader.errors import SubmissionFault
+
+PROGRAM = """
+import os, sys
+kept = []
+for line in sys.stdin:
+    word, amount = line.split()
+    if word == "hold":
+        kept.append(b"x" * (int(amount) * 1024))
+    elif word == "open":
+        kept.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(int(amount)))
+    elif word == "drop":
+        kept.clear()
+    elif word == "work":
+        sum(range(int(amount)))
+    print("done", flush=True)
+"""
+
+
+@pytest.fixture
+def other():
+    """A process that does what it is told, and the way to tell it."""
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+
+        def tell(words):
+            child.stdin.write(words + "\n")
+            child.stdin.flush()
+            assert child.stdout.readline() == "done\n"
+
+        tell("work 1")
+        yield psutil.Process(child.pid), tell
+        child.kill()
+
+
+def test_memory_that_is_kept_is_seen(other):
+    """A process that keeps four MiB more is read with four MiB more."""
+    process, tell = other
+    before = gauge.read(process, 0)
+
+    tell("hold 4096")
+
+    assert 3900 < gauge.read(process, 1).kib - before.kib < 4600
+
+
+def test_descriptors_are_counted(other):
+    """Every file that a process leaves open is counted."""
+    process, tell = other
+    before = gauge.read(process, 0)
+
+    tell("open 7")
+
+    assert gauge.read(process, 1).descriptors - before.descriptors == 7
+
+
+def test_the_highest_mark_stays(other):
+    """What a process once had is remembered after it was given back."""
+    process, tell = other
+    before = gauge.resident(process)
+
+    tell("hold 65536")
+    tell("drop 0")
+
+    assert gauge.high_water(process) - before > 60
+
+
+def test_processor_time_grows_with_work(other):
+    """Work costs processor time, and waiting costs next to none."""
+    process, tell = other
+    before = gauge.processor(process)
+
+    tell("work 3000000")
+
+    assert gauge.processor(process) > before
+
+
+def test_a_process_that_is_gone_is_the_submissions_affair(other):
+    """Reading a process that has ended names the pid."""
+    process, _ = other
+    process.kill()
+    process.wait()
+
+    with pytest.raises(SubmissionFault, match=str(process.pid)):
+        gauge.read(process, 0)

@@ -1,0 +1,85 @@
+"""grader/growth.py and grader/bench.py without a worker: what readings come to, where sites are."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from grader import bench
+from grader.exercise import EXERCISES, ROOT
+from grader.gauge import Reading
+from grader.growth import Growth
+
+ORACLE = EXERCISES / "debug_1" / "test_service.py"
+COMPARE = f"""
+import random, runpy, sys
+from types import SimpleNamespace
+sys.path.insert(0, {str(ROOT)!r})
+sys.path.insert(0, sys.argv[1])
+import memory_debug
+checks = runpy.run_path({str(ORACLE)!r})
+lab = SimpleNamespace(rng=random.Random(7))
+row, record = checks["row"], checks["record"]
+for _ in range(20):
+    for given in (record(lab), record(lab, attachment=checks["text"](lab, 640)),
+                  record(lab, lines=checks["BAD_LINES"])):
+        assert memory_debug.process_record(given) == checks["order"](given), given
+    user = checks["user"](lab)
+    assert memory_debug.enrich(user) == checks["customer"](user), user
+    rows = [row(lab), row(lab, "-"), row(lab, currency="CHF"), row(lab, "-", currency="JPY")] * 6
+    assert memory_debug.render_report(rows) == checks["report"](rows), rows
+print("the same")
+"""
+
+
+def growth(descriptors=(), kib=(), step=10):
+    """Return what was seen of a process with these readings."""
+    count = max(len(descriptors), len(kib))
+    rows = zip(list(kib) or [1000.0] * count, list(descriptors) or [13] * count, strict=True)
+    return Growth([Reading(n * step, k, d, 0) for n, (k, d) in enumerate(rows)])
+
+
+def test_a_descriptor_a_task_is_seen():
+    """Descriptors that pile up are told by how many."""
+    assert growth(descriptors=range(13, 313, 10)).descriptors >= 100
+
+
+def test_a_connection_now_and_then_is_none():
+    """A descriptor that comes and goes is no rise."""
+    assert not growth(descriptors=[13, 14, 13, 15, 13, 14] * 5).descriptors
+
+
+def test_the_slope_is_a_tasks():
+    """The slope is in KiB a task, not a reading."""
+    assert growth(kib=[1000 + 80 * n for n in range(30)]).slope.estimate == 8
+
+
+@pytest.mark.parametrize("function", ["hold", "stash"])
+def test_the_site_of_a_planted_leak(function):
+    """The lines that a diagnosis has to name are those of the planted function."""
+    first, last = bench.site(function)
+    lines = bench.SOURCE.read_text(encoding="utf-8").splitlines()
+
+    assert lines[first - 1].startswith(f"def {function}(")
+    assert any("urandom" in line for line in lines[first:last])
+
+
+def test_the_two_sites_lie_apart():
+    """No line belongs to both planted leaks."""
+    assert bench.site("hold")[1] < bench.site("stash")[0]
+
+
+@pytest.mark.parametrize("folder", ["exercises", "solutions"])
+def test_what_the_checks_expect_is_what_the_service_answers(folder):
+    """The starter and the solution answer what the checks work out by themselves."""
+    run = subprocess.run(
+        [sys.executable, "-c", COMPARE, str(ROOT / folder / "debug_1")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=ROOT,
+    )
+
+    assert run.stdout.strip() == "the same", run.stderr[-2000:]

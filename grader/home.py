@@ -90,9 +90,19 @@ class Home:
         draft.replace(self.folder / "owner.json")
 
     def close(self) -> None:
-        """Remove the folder; its processes, but for daemons, must have been ended before."""
+        """End what still runs and remove the folder.
+
+        After Ctrl-C other threads may be about to start something: they find the folder gone, so
+        nothing starts, and what started just before is in the ledger.
+        """
+        closed = self.folder.with_name(f"{self.folder.name}.closed")
+        try:
+            self.folder.rename(closed)
+        except OSError:
+            closed = self.folder
+        kill(ledger_processes(closed / "ledger.jsonl"))
         kill(daemons(self.folder))
-        remove(self.folder)
+        remove(closed)
         with contextlib.suppress(OSError):
             self.folder.parent.rmdir()  # only when no other run is there
 

@@ -73,6 +73,7 @@ def grade_all(
             return [future.result() for future in futures]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            live.home.close()  # what the threads wait for ends, and nothing new starts
             raise
 
 

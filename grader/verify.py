@@ -81,6 +81,7 @@ def verify(
                 yield future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            stack.home.close()  # what the threads wait for ends, and nothing new starts
             raise
 
 

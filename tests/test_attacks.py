@@ -26,6 +26,7 @@ from grader.attacks.traces import Traces
 from grader.documents import handout_problems
 from grader.errors import BadExercise
 from grader.exercise import find, folders
+from grader.extras import supply
 from grader.runner import grade
 from grader.sandbox import best
 from grader.session import session
@@ -69,6 +70,7 @@ class Arena:
             self._open.close()
             stop = pytest.fail if os.environ.get("LAB_REQUIRE_RABBITMQ") == "1" else pytest.skip
             stop(f"{broker} is not installed")
+        supply((extra for exercise in EXERCISES for extra in exercise.extras), print)
         ground = self._open.enter_context(Ground(stack, broker))
         self.suite = Suite(ground, best(), barriers(best()), SEED)
         self._pool = self._open.enter_context(ThreadPoolExecutor(AT_ONCE))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -199,7 +200,11 @@ def test_two_runs_at_once_do_not_meet(copy):
 
 def worker_of(copy):
     """Return a process of a run that is under way, None if there is none yet."""
-    return next((p for p in copy.processes() if "worker" in " ".join(p.cmdline())), None)
+    for process in copy.processes():
+        with contextlib.suppress(psutil.Error):  # it may have ended meanwhile
+            if "inside/worker.py" in " ".join(process.cmdline()):
+                return process
+    return None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

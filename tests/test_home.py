@@ -183,6 +183,20 @@ def test_a_home_ends_daemons_of_its_submission(start, temp):
 # Where the base may be
 
 
+def test_a_home_that_closes_ends_what_still_runs(temp):
+    """A process that a thread had just started ends with the home; after that none starts."""
+    home = Home()
+    command = [sys.executable, "-c", "import signal; signal.pause()"]
+    child = spawn(command, env={}, cwd=home.folder, ledger=home.ledger)
+
+    home.close()
+
+    wait_until(lambda: not child.alive, 10, late)
+    with pytest.raises(LabFault, match="start"):
+        spawn(command, env={}, cwd=home.folder, ledger=home.ledger)
+    assert list(temp.rglob("run-*")) == []
+
+
 def test_too_little_space_is_said(monkeypatch):
     """Less than 50 MiB free is refused with both numbers, before anything is made."""
     usage = shutil.disk_usage("/")._replace(free=49 * 2**20)

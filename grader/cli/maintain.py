@@ -75,11 +75,13 @@ def _attack(ids: tuple[str, ...], options: dict[str, Any]) -> None:
     from grader.attacks.suite import storm
     from grader.attacks.traces import Traces
     from grader.exercise import find, folders
+    from grader.extras import supply
     from grader.session import draw_seed, session
 
     began, failed, traces = time.monotonic(), 0, Traces()
     seed = draw_seed() if options["seed"] is None else options["seed"]
     exercises = [find(id) for id in ids or [folder.name for folder in folders()]]
+    supply(dict.fromkeys(e for exercise in exercises for e in exercise.extras), click.echo)
     with session(options["stack"] or "") as stack:
         for bout in storm(stack, _brokers(stack, options), seed, exercises):
             failed += bool(bout.problems)

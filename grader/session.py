@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import random
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 
 from grader.errors import NoBroker
 from grader.exercise import BROKERS, Exercise
 from grader.home import Home, sweep
 from grader.stack.provider import Stack
+
+# Python loses an interrupt that comes in the midst of a callback of its own: it is remembered here.
+stopped = threading.Event()
 
 
 @contextlib.contextmanager
@@ -19,7 +23,7 @@ def session(stack: str = "") -> Iterator[Stack]:
 
     SIGTERM and SIGHUP end the call the way Ctrl-C does, so that nothing is left behind.
     """
-    with _as_interrupt(signal.SIGTERM, signal.SIGHUP):
+    with _as_interrupt(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         sweep()
         with Home() as home, Stack(home, stack) as opened:
             yield opened
@@ -27,7 +31,10 @@ def session(stack: str = "") -> Iterator[Stack]:
 
 @contextlib.contextmanager
 def _as_interrupt(*numbers: signal.Signals) -> Iterator[None]:
+    stopped.clear()
+
     def interrupt(number: int, frame: object) -> None:
+        stopped.set()
         raise KeyboardInterrupt
 
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from grader.extras import supply
 from grader.isolation import demand
 from grader.runner import grade
 from grader.sandbox import best
-from grader.session import choose_brokers, draw_seed, session, stopped
+from grader.session import as_they_end, choose_brokers, draw_seed, session
 from grader.stack.provider import Stack
 from grader.submission import Submission
 from grader.verdict import Finding, Result
@@ -70,19 +70,13 @@ def grade_all(
             for order, work in zip(orders, submissions, strict=True)
         ]
         try:
-            return [_await(future) for future in futures]
+            for future in as_they_end(futures):
+                future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             live.home.close()  # what the threads wait for ends, and nothing new starts
             raise
-
-
-def _await(future: Future[Result]) -> Result:
-    """Return a future's result; an interrupt that Python lost ends the wait as well."""
-    while not wait([future], timeout=0.25).done:
-        if stopped.is_set():
-            raise KeyboardInterrupt
-    return future.result()
+    return [future.result() for future in futures]
 
 
 def _one(

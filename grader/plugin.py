@@ -73,8 +73,13 @@ class Findings:
 
     def finding(self, exercise: Exercise, broker: str, id: str) -> Finding | None:
         """Return the finding for one check, None where the broker is not to be had."""
+        from grader.session import stopped
+
         run = self._run(exercise, broker)
-        return run.finding(id) if run else None
+        finding = run.finding(id) if run else None
+        if stopped.is_set():  # by an interrupt that Python lost
+            raise KeyboardInterrupt
+        return finding
 
     def _run(self, exercise: Exercise, broker: str) -> Run | None:
         if exercise.id not in self.missing:

@@ -6,7 +6,9 @@ import contextlib
 import random
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import TypeVar
 
 from grader.errors import NoBroker
 from grader.exercise import BROKERS, Exercise
@@ -15,6 +17,7 @@ from grader.stack.provider import Stack
 
 # Python loses an interrupt that comes in the midst of a callback of its own: it is remembered here.
 stopped = threading.Event()
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -46,6 +49,20 @@ def _as_interrupt(*numbers: signal.Signals) -> Iterator[None]:
     finally:
         for number, handler in before:
             signal.signal(number, handler)
+
+
+def as_they_end(futures: Iterable[Future[T]]) -> Iterator[Future[T]]:
+    """Yield each future once it is done; an interrupt that Python lost ends the wait as well.
+
+    Raises:
+        KeyboardInterrupt: the call was interrupted.
+    """
+    pending = set(futures)
+    while pending:
+        done, pending = wait(pending, timeout=0.25, return_when=FIRST_COMPLETED)
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        yield from done
 
 
 def choose_brokers(

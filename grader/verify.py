@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 from grader.errors import BadExercise
 from grader.exercise import EXERCISES, ROOT, SOLUTIONS, Exercise, find, folders
 from grader.runner import grade
+from grader.session import as_they_end
 from grader.stack.provider import Stack
 from grader.submission import Submission
 from grader.verdict import Result, Verdict
@@ -77,7 +78,7 @@ def verify(
     with ThreadPoolExecutor(AT_ONCE) as pool:
         futures = [pool.submit(carry_out, task, stack, seed) for task in tasks]
         try:
-            for future in as_completed(futures):
+            for future in as_they_end(futures):
                 yield future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

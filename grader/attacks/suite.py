@@ -11,7 +11,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from grader.isolation import gaps
 from grader.process import Child
 from grader.runner import grade
 from grader.sandbox import Sandbox, best
+from grader.session import as_they_end
 from grader.stack.provider import Stack
 from grader.submission import Submission
 from grader.verdict import Result, Verdict
@@ -72,7 +73,7 @@ class Suite:
     def run(self, pairs: Sequence[tuple[Attack, Exercise]]) -> Iterator[Bout]:
         """Run several attacks at once and yield each as it is over."""
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            for future in as_completed([pool.submit(self.one, a, e) for a, e in pairs]):
+            for future in as_they_end([pool.submit(self.one, a, e) for a, e in pairs]):
                 yield future.result()
 
     def one(self, attack: Attack, exercise: Exercise) -> Bout:

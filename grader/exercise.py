@@ -68,6 +68,7 @@ class Exercise:
     extras: tuple[str, ...]
     speed: int
     children: int
+    patience: int
     criteria: tuple[Criterion, ...]
     words: Mapping[str, Mapping[str, Mapping[str, str]]]
 
@@ -200,6 +201,7 @@ class _Reader:
             extras=extras,
             speed=self.count("speed", 1),
             children=self.count("children", 2),
+            patience=self.count("patience", 240),
             criteria=tuple(self.criterion(id, row, len(brokers)) for id, row in rows.items()),
             words={
                 key: {side: self.both(row, side, f"words.{key}.{side}") for side in SIDES}
@@ -227,7 +229,8 @@ class _Reader:
 
     def count(self, key: str, usual: int) -> int:
         """Return a whole number of 1 or more: `speed` (how many times sooner a retry is started
-        than it was planned for) and `children` (of a worker's pool)."""
+        than it was planned for), `children` (of a worker's pool), `patience` (seconds that the
+        checks of one broker that fail may take together before no other begins)."""
         found = self.need(self.data, key, int, key) if key in self.data else usual
         if found < 1:
             raise self.wrong(key, "a whole number, at least 1")

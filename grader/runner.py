@@ -115,6 +115,9 @@ class Run:
         if self.broken and check.live:
             blocked_by = Text.of("blocked_by", id=self._broken_by)
             return self._say(check, Verdict.BLOCKED, observed=blocked_by)
+        if self._waited_long():
+            time_up = Text.of("time_up", seconds=self.exercise.patience)
+            return self._say(check, Verdict.BLOCKED, observed=time_up)
         with self._claiming:
             lane = self._lanes[check.lane]
         # What it builds on was judged before: a check that has its turn waits for no other.
@@ -124,6 +127,14 @@ class Run:
             if finding.verdict is Verdict.UNKNOWN and not self._over:
                 finding = self._try(check, lane)
             return replace(finding, seconds=round(time.monotonic() - began, 3))
+
+    def _waited_long(self) -> bool:
+        """Whether the checks that failed took all the time that there is for such.
+
+        Only theirs is counted: work that is right is never cut off, however slow the machine.
+        """
+        failed = [f for f in list(self.findings.values()) if f.verdict is Verdict.FAILED]
+        return sum(finding.seconds for finding in failed) >= self.exercise.patience
 
     def _try(self, check: Check, lane: Lane) -> Finding:
         """Run the check once in a lab that nothing has disturbed."""

@@ -184,7 +184,7 @@ TOML_VALUES = st.sampled_from(
                 "words",
             ]
         )
-        | st.sampled_from(["environment", "speed", "odd"]),
+        | st.sampled_from(["environment", "speed", "patience", "odd"]),
         TOML_VALUES,
     )
 )

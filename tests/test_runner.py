@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import subprocess
 import tempfile
@@ -800,3 +801,34 @@ def test_an_error_in_a_lane_goes_to_who_asks(quick, monkeypatch):
     run.begin(["it"])
     with pytest.raises(BadSubmission):
         run.finding("it")
+
+
+SLOW = """
+@check
+def test_well(lab):
+    \"\"\"Well.\"\"\"
+
+@check
+def test_badly(lab):
+    \"\"\"Badly.\"\"\"
+    assert fact(False, NOTHING, NOTHING)
+
+@check
+def test_last(lab):
+    \"\"\"Last.\"\"\"
+"""
+
+
+@pytest.mark.parametrize(("asked", "last"), [(["well"], PASSED), (["well", "badly"], BLOCKED)])
+def test_only_what_fails_uses_up_the_patience(quick, monkeypatch, asked, last):
+    """After long checks that failed no other begins; long ones that passed cost nothing."""
+    hours = itertools.count(step=3600)
+    run = quick(SLOW)
+    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: float(next(hours))))
+    for id in asked:
+        run.finding(id)
+
+    finding = run.finding("last")
+
+    assert finding.verdict is last
+    assert ("240" in finding.observed.render("en")) is (last is BLOCKED)

@@ -198,18 +198,26 @@ def _whole(process: psutil.Process) -> list[psutil.Process]:
 
 
 def daemons(folder: Path) -> Iterator[psutil.Process]:
-    """Yield the living processes whose home is in a run's folder, as every submission's is.
+    """Yield the living processes that belong to a run's folder, whatever the ledger says.
 
-    So a process is found that has left its session and outlived its parent, where no sandbox has
-    ended it; not one that has also changed its environment.
+    Every submission's home is in it: so one is found that has left its session and outlived its
+    parent, where no sandbox has ended it; not one that has also changed its environment. A server
+    of ours works in it: so one is found whose grader was killed before it could note it down. An
+    instructor who looks around in the folder has a terminal, which no process of ours has.
     """
     import psutil
 
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            home = process.environ().get("HOME", "")
-            if process.pid != os.getpid() and Path(home).is_relative_to(folder):
+            if process.pid != os.getpid() and _inside(process, folder):
                 yield process
+
+
+def _inside(process: psutil.Process, folder: Path) -> bool:
+    home = process.environ().get("HOME", "")
+    if Path(home).is_relative_to(folder):
+        return True
+    return process.terminal() is None and Path(process.cwd()).is_relative_to(folder.resolve())
 
 
 def remove(folder: Path) -> None:

@@ -59,7 +59,9 @@ class Run:
         seed: int,
         box: Sandbox | None = None,
         shares: int = 1,
+        keep: Path = RUNS,
     ) -> None:
+        self.keep = keep  # where the histories are saved
         self.exercise, self.submission, self.broker = exercise, submission, broker
         self.shares = shares  # among how many brokers a criterion's points are shared out
         self.stack, self.seed, self.box = stack, seed, box or best()
@@ -240,7 +242,7 @@ class Run:
             # The history is a courtesy: no verdict depends on whether this folder can be written.
             with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
                 if lane.lab:
-                    lane.lab.save(RUNS / f"{stem}.json")
+                    lane.lab.save(self.keep / f"{stem}.json")
             self._drop(lane)
         if self._desk:
             self._desk.close()
@@ -268,6 +270,7 @@ def grade(
     only: Iterable[str] = (),
     progress: Progress = lambda finding: None,
     box: Sandbox | None = None,
+    keep: Path = RUNS,
 ) -> Result:
     """Grade a submission on every broker named.
 
@@ -275,13 +278,17 @@ def grade(
         brokers: brokers to run on, all of them available.
         only: criteria to judge; all of the exercise's if empty.
         progress: called with each finding as it becomes known.
+        keep: the folder for what was seen, a file for each broker and lane.
 
     Returns:
         The result; a criterion's points are shared out equally among the brokers.
     """
     began = time.monotonic()
     findings: list[Finding] = []
-    runs = [Run(exercise, submission, b, stack, seed, box, shares=len(brokers)) for b in brokers]
+    runs = [
+        Run(exercise, submission, b, stack, seed, box, shares=len(brokers), keep=keep)
+        for b in brokers
+    ]
     for run in runs:
         try:
             ids = list(only or exercise.checks)

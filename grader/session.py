@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from itertools import islice
 from typing import TypeVar
 
 from grader.errors import NoBroker
@@ -51,18 +52,23 @@ def _as_interrupt(*numbers: signal.Signals) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def as_they_end(futures: Iterable[Future[T]]) -> Iterator[Future[T]]:
+def as_they_end(futures: Iterable[Future[T]], ahead: int | None = None) -> Iterator[Future[T]]:
     """Yield each future once it is done; an interrupt that Python lost ends the wait as well.
+
+    Args:
+        ahead: how many are taken from `futures` before one is done; all by default.
 
     Raises:
         KeyboardInterrupt: the call was interrupted.
     """
-    pending = set(futures)
+    source = iter(futures)
+    pending = set(islice(source, ahead))
     while pending:
         done, pending = wait(pending, timeout=0.25, return_when=FIRST_COMPLETED)
         if stopped.is_set():
             raise KeyboardInterrupt
         yield from done
+        pending |= set(islice(source, len(done)))
 
 
 def choose_brokers(

@@ -7,6 +7,7 @@ student works in place in exercises/<id>. Nothing here imports or runs a strange
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import stat
@@ -98,6 +99,38 @@ class Submission:
             raise no_space(error, to) from error
         return self._root(to, exercise)
 
+    def names(self) -> list[str]:
+        """Return the relative names of its files; an archive that can't be read has none.
+
+        Raises:
+            BadSubmission: too much of it.
+        """
+        room = _Room(self.path)
+        if self.path.is_dir():
+            return [str(file.relative_to(self.path)) for file in _files(self.path, room)]
+        try:
+            if zipfile.is_zipfile(self.path):
+                with zipfile.ZipFile(self.path) as archive:
+                    return archive.namelist()
+            return [member.name for _, member in _members(self.path, room) if member.isfile()]
+        except BadSubmission:
+            raise
+        except Exception:  # see _unpack
+            return []
+
+    def digest(self) -> str:
+        """Return a hash of all that is graded; an archive's is that of its bytes."""
+        found = hashlib.sha256()
+        room = _Room(self.path)
+        files = _files(self.path, room) if self.path.is_dir() else iter([self.path])
+        for file in files:
+            name = str(file.relative_to(self.path)).encode("utf-8", "surrogateescape")
+            room.take(files=1, size=file.stat().st_size if self.path.is_dir() else 0)
+            with file.open("rb") as opened:
+                content = hashlib.file_digest(opened, "sha256").digest()
+            found.update(len(name).to_bytes(4) + name + content)
+        return found.hexdigest()
+
     def _copy_folder(self, to: Path, in_place: bool) -> None:
         room = _Room(self.path)
         for source in _files(self.path, room):
@@ -111,8 +144,7 @@ class Submission:
 
     def _unpack(self, to: Path) -> None:
         try:
-            unzip = _unzip if zipfile.is_zipfile(self.path) else _untar
-            unzip(self.path, to, _Room(self.path))
+            unpack(self.path, to)
         except BadSubmission:
             raise
         except Exception as error:
@@ -141,19 +173,22 @@ def holds(folder: Path, module: str) -> bool:
 class _Room:
     """Counts what is met and taken, so that a submission can't fill the grader's disk or time."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, scale: int = 1) -> None:
         self.path, self.entries, self.files, self.bytes = path, 0, 0, 0
+        self.scale = scale
 
     def take(self, files: int = 0, size: int = 0, entries: int = 0) -> None:
         self.entries += entries
         self.files += files
         self.bytes += size
-        if self.files > MAX_FILES or self.bytes > MAX_BYTES or self.entries > MAX_ENTRIES:
+        found = (self.files, self.bytes, self.entries)
+        limits = (MAX_FILES, MAX_BYTES, MAX_ENTRIES)
+        if any(n > limit * self.scale for n, limit in zip(found, limits, strict=True)):
             raise self.too_big()
 
     def too_big(self) -> BadSubmission:
-        size = MAX_BYTES // 2**20
-        return BadSubmission("submission_too_big", path=self.path, files=MAX_FILES, size=size)
+        files, size = MAX_FILES * self.scale, MAX_BYTES * self.scale // 2**20
+        return BadSubmission("submission_too_big", path=self.path, files=files, size=size)
 
     def deep(self, levels: int) -> None:
         if levels > MAX_DEPTH:
@@ -175,6 +210,17 @@ def _files(folder: Path, room: _Room, depth: int = 1) -> Iterator[Path]:
             yield Path(entry.path)
 
 
+def unpack(path: Path, to: Path, scale: int = 1) -> None:
+    """Unpack an archive below `to`; `scale` is how many submissions it may hold.
+
+    Raises:
+        BadSubmission: too much of it.
+        Exception: of many kinds, where the archive is broken.
+    """
+    unzip = _unzip if zipfile.is_zipfile(path) else _untar
+    unzip(path, to, _Room(path, scale))
+
+
 def _unzip(path: Path, to: Path, room: _Room) -> None:
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
@@ -186,13 +232,19 @@ def _unzip(path: Path, to: Path, room: _Room) -> None:
 
 
 def _untar(path: Path, to: Path, room: _Room) -> None:
+    for archive, member in _members(path, room):
+        if member.isfile() and (target := _inside(to, member.name, room)):
+            _write(archive.extractfile(member), target, room)
+
+
+def _members(path: Path, room: _Room) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    """Yield a tar archive, while it is open, with each of its members."""
     with tarfile.open(path, tarinfo=_Member) as archive:
         for member in archive:
             room.take(entries=1)
-            if archive.offset > MAX_STREAM:  # what is left out has to be unpacked as well
+            if archive.offset > MAX_STREAM * room.scale:  # what is left out is unpacked as well
                 raise room.too_big()
-            if member.isfile() and (target := _inside(to, member.name, room)):
-                _write(archive.extractfile(member), target, room)
+            yield archive, member
 
 
 class _Member(tarfile.TarInfo):

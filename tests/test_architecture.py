@@ -24,10 +24,11 @@ LAYERS = (
     "extras queues twin beat gauge",
     "crew lab desk pipeline orders growth bench runner session grading",
     "report rubric documents verify doctor attacks",
+    "classroom",
     "cli plugin",
 )
 LAYER = {name: depth for depth, names in enumerate(LAYERS) for name in names.split()}
-LAYER |= {"__init__": 0, "__main__": 5}
+LAYER |= {"__init__": 0, "__main__": len(LAYERS) - 1}
 HEAVY = {"celery", "kombu", "redis", "requests", "psutil", "rich", "jsonschema", "pydantic"}
 LONGEST = 350
 # Everything that loads code by a name. A submission's code is loaded in grader/inside only: those

@@ -319,6 +319,18 @@ def test_a_dead_runs_daemons_go(start):
     wait_until(lambda: gone(daemon), 10, late)
 
 
+def test_a_server_that_nobody_noted_down_goes(temp):
+    """A grader killed before it could write its ledger leaves a server: its folder tells."""
+    folder = orphan(DEAD)
+    server = subprocess.Popen(
+        [sys.executable, "-c", IDLE], cwd=folder, env={}, start_new_session=True
+    )
+
+    assert sweep() == [folder]
+
+    assert server.wait(10) < 0
+
+
 def test_a_living_runs_processes_and_folder_stay(start):
     """A run whose grader lives is left alone."""
     with Home() as home:

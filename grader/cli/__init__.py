@@ -13,13 +13,17 @@ from grader import __version__
 # name -> module, and the line `lab --help` shows; the module is imported only when called.
 COMMANDS = {
     "grade": ("grade", "Grade your work, another folder, or a folder of exercises."),
+    "class": ("classroom", "Grade a whole class into a grade book."),
+    "history": ("classroom", "Show a grade book, or a student's attempts."),
+    "regrade": ("classroom", "Grade again, also what has not changed."),
+    "override": ("classroom", "Set a score by hand, with a reason."),
     "list": ("catalogue", "List the exercises."),
     "up": ("live", "Start brokers for work by hand."),
     "down": ("live", "Stop what `lab up` started."),
     "status": ("live", "Say what runs and where."),
     "env": ("live", "Print the exports for your shell."),
     "doctor": ("doctor", "Check this machine and say how to mend it."),
-    "install": ("install", "Install an extra: flower, dev."),
+    "install": ("install", "Install an extra: flower, class, dev."),
     "test": ("maintain", "Run the project's own tests."),
     "verify": ("maintain", "Prove starters, solutions, wrong and right answers."),
     "tables": ("maintain", "Write the generated tables of the documents anew."),

@@ -1,0 +1,142 @@
+"""lab class, history, regrade, override: a class and its grade book."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from grader.cli.options import grading
+
+BOOK = click.argument("book", type=click.Path(path_type=Path))
+
+
+def _grading_options(function: Any) -> Any:
+    for option in (
+        click.option("--jobs", type=click.IntRange(1, 64), default=None, help="Works at a time."),
+        click.option(
+            "--runs",
+            type=click.IntRange(1, 20),
+            default=1,
+            help="Grade each work so often; those whose verdicts differ are listed.",
+        ),
+        grading,
+    ):
+        function = option(function)
+    return function
+
+
+def _reading_options(function: Any) -> Any:
+    for option in (
+        click.option("--exercise", "ids", multiple=True, metavar="ID", help="Only this exercise."),
+        click.option("--roster", type=click.Path(path_type=Path), help="CSV: names and groups."),
+        click.option("--deadline", default="", metavar="TIME", help="ISO 8601; later is late."),
+        click.option("--ref", default="", help="Branch of git repositories to grade."),
+    ):
+        function = option(function)
+    return function
+
+
+@click.command("class")
+@click.argument("submissions", type=click.Path(path_type=Path))
+@click.option("--out", "book", type=click.Path(path_type=Path), help="The grade book, one file.")
+@click.option("--dry-run", is_flag=True, help="Show whose work is whose, and grade nothing.")
+@click.option("--resume", is_flag=True, help="Go on with the book (always so if it exists).")
+@_reading_options
+@_grading_options
+def class_command(submissions: Path, book: Path | None, dry_run: bool, **options: Any) -> None:
+    """Grade a class into a grade book.
+
+    \b
+    lab class SUBMISSIONS --out grades.sqlite      a folder, or the archive that
+                                                   Canvas, Moodle or Gradescope gave
+    lab class SUBMISSIONS --dry-run                whose work is whose
+
+    Run it again whenever work comes in: what has not changed is not graded again, and a call that
+    was cut off goes on where it stopped.
+    """
+    from grader.errors import UsageError
+
+    _need_extra(options)
+    from grader.cli.classwork import carry_out, show_intake
+
+    if book is None and not dry_run:
+        raise UsageError("class_needs_book")
+    options.pop("resume", None)
+    if dry_run or book is None:
+        show_intake(submissions, options)
+        return
+    sys.exit(carry_out(submissions, book, options))
+
+
+@click.command("regrade")
+@BOOK
+@click.option("--student", "students", multiple=True, help="Only this student's work.")
+@click.option("--exercise", "ids", multiple=True, metavar="ID", help="Only this exercise.")
+@_grading_options
+def regrade_command(book: Path, **options: Any) -> None:
+    """Grade again what the last `lab class` graded; earlier attempts stay in the book."""
+    _need_extra(options)
+    from grader.cli.classwork import again
+
+    sys.exit(again(book, options))
+
+
+@click.command("override")
+@BOOK
+@click.argument("student")
+@click.argument("exercise")
+@click.argument("score", required=False, type=float)
+@click.option("--reason", required=True, help="Kept in the history.")
+@click.option("--by", default="", help="Who says so; you, by default.")
+@click.option("--lift", is_flag=True, help="The graded score counts again.")
+def override_command(
+    book: Path, student: str, exercise: str, score: float | None, lift: bool, **words: str
+) -> None:
+    """Set the core score of a student by hand; the attempts stay as they are."""
+    from grader.errors import UsageError
+
+    if (score is None) != lift:
+        raise UsageError("override_score")
+    _need_extra({})
+    from grader.cli.classwork import override
+
+    override(book, student, exercise, score, words["reason"], words["by"])
+
+
+@click.command("history")
+@BOOK
+@click.argument("student", required=False)
+@click.argument("exercise", required=False)
+def history_command(book: Path, student: str | None, exercise: str | None) -> None:
+    """Show a grade book: where everybody stands, or every attempt of one student."""
+    _need_extra({})
+    from grader.cli.classwork import history
+
+    history(book, student, exercise)
+
+
+def _need_extra(options: dict[str, Any]) -> None:
+    """Install what grade books need where it is missing."""
+    from grader.cli import language
+    from grader.extras import need, supply
+
+    supply(["class"], lambda line: click.echo(line, err=True), options.get("lang") or language())
+    need("class")
+
+
+def moment(text: str) -> datetime | None:
+    """Return the time that an option names, in this machine's zone where it has no offset.
+
+    Raises:
+        UsageError: it is none.
+    """
+    from grader.errors import UsageError
+
+    try:
+        return datetime.fromisoformat(text).astimezone() if text else None
+    except ValueError:
+        raise UsageError("no_time", found=text) from None

@@ -1,4 +1,4 @@
-"""lab class, history, regrade, override: a class and its grade book."""
+"""lab class, history, regrade, override, report: a class and its grade book."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def override_command(
     if (score is None) != lift:
         raise UsageError("override_score")
     _need_extra({})
-    from grader.cli.classwork import override
+    from grader.cli.bookwork import override
 
     override(book, student, exercise, score, words["reason"], words["by"])
 
@@ -114,9 +114,30 @@ def override_command(
 def history_command(book: Path, student: str | None, exercise: str | None) -> None:
     """Show a grade book: where everybody stands, or every attempt of one student."""
     _need_extra({})
-    from grader.cli.classwork import history
+    from grader.cli.bookwork import history
 
     history(book, student, exercise)
+
+
+@click.command("report")
+@BOOK
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="A new folder.")
+@click.option("--feedback", is_flag=True, help="Also Markdown, results.json and JUnit XML.")
+@click.option("--lang", type=click.Choice(["en", "zh"]), default=None)
+def report_command(book: Path, out: Path, feedback: bool, lang: str | None) -> None:
+    """Write a grade book as web pages, and as files for Canvas, Moodle and Gradescope.
+
+    \b
+    OUT/index.html              the class, each exercise's difficulty, a page a student
+    OUT/canvas.csv              for "Import Grades" of Canvas; moodle.csv for Moodle
+    OUT/feedback/markdown/      with --feedback: a file a student
+    OUT/feedback/gradescope/    a results.json a student
+    OUT/feedback/results.xml    everything as JUnit XML
+    """
+    _need_extra({"lang": lang})
+    from grader.cli.bookwork import report
+
+    report(book, out, feedback, lang)
 
 
 def _need_extra(options: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,20 +14,20 @@ import click
 from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from grader import exercise as exercises
 from grader.classroom.book import Book, Key, Standing
 from grader.classroom.course import Settings, Step, grade_class
 from grader.classroom.intake import Intake, collect, open_export
 from grader.classroom.roster import Roster, read_roster
-from grader.classroom.tables import Attempt, Call, Override
+from grader.classroom.tables import Attempt, Call
 from grader.classroom.work import Work
 from grader.cli import language
 from grader.cli.classroom import moment
+from grader.cli.saying import console, echo, offered, outcome, shown_time
 from grader.errors import UsageError
 from grader.home import Home
-from grader.report.document import number, one_line
+from grader.report.document import one_line
 from grader.words import Text
 
 # What says whose work is whose: a call that grades again reads the submissions in the same way.
@@ -64,7 +63,7 @@ def _grade(book: Book, intake: Intake, roster: Roster, options: dict[str, Any]) 
     book.enrol(roster)
     works = _chosen(intake.works, options.get("students", ()))
     _say_strays(intake, lang)
-    steps = grade_class(works, _offered(), book, _settings(options, lang), _tell)
+    steps = grade_class(works, offered(), book, _settings(options, lang), _tell)
     counts = _follow(steps, len(works) * options["runs"], lang)
     keys = [Key(work.student, work.exercise) for work in works]
     return _sum_up(list(book.standings(keys)), counts, book.path, lang) if keys else 0
@@ -74,28 +73,26 @@ def show_intake(submissions: Path, options: dict[str, Any]) -> None:
     """Print whose work is whose."""
     lang = options["lang"] or language()
     with _found(submissions, options) as (intake, _):
-        table = _table(
-            "intake_student", "intake_exercise", "intake_time", "intake_place", lang=lang
-        )
+        headers = ("intake_student", "intake_exercise", "intake_time", "intake_place")
+        rows = table(*headers, lang=lang)
         for work in intake.works:
             place = one_line(f"{work.shown}{'/' * bool(work.inside)}{work.inside}")
             remark = f" ({work.remark})" if work.remark else ""
-            table.add_row(one_line(work.student), work.exercise, _when(work, lang), place + remark)
-        _console().print(table)
+            rows.add_row(one_line(work.student), work.exercise, _when(work, lang), place + remark)
+        console().print(rows)
         _say_strays(intake, lang)
 
 
 @contextmanager
 def _found(submissions: Path, options: dict[str, Any]) -> Iterator[tuple[Intake, Roster]]:
     """Give what a folder or an export's archive holds, named by the roster."""
-    offered = _offered()
     asked = [exercises.find(id).id for id in options["ids"]]
     roster = read_roster(Path(options["roster"])) if options["roster"] else Roster()
     with Home("class") as home:
         root = open_export(submissions, home.folder / "export")
         intake = collect(
             root,
-            offered,
+            offered(),
             asked=asked,
             ref=options["ref"],
             deadline=moment(options["deadline"]),
@@ -106,10 +103,6 @@ def _found(submissions: Path, options: dict[str, Any]) -> Iterator[tuple[Intake,
 def _named(work: Work, roster: Roster) -> Work:
     person = roster.find(work.student, *work.also)
     return replace(work, student=person.key) if person else work
-
-
-def _offered() -> list[exercises.Exercise]:
-    return [exercises.find(folder.name) for folder in exercises.folders()]
 
 
 def _chosen(works: tuple[Work, ...], students: tuple[str, ...]) -> list[Work]:
@@ -141,8 +134,10 @@ def _alone(path: Path) -> Iterator[None]:
     lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
     try:
         with lock:
-            yield
-            Path(lock.lock_file).unlink(missing_ok=True)
+            try:
+                yield
+            finally:
+                Path(lock.lock_file).unlink(missing_ok=True)
     except Timeout:
         raise UsageError("book_busy", path=path) from None
 
@@ -168,132 +163,31 @@ def _follow(steps: Iterator[Step], total: int, lang: str) -> dict[str, int]:
 
 
 def _line(row: Attempt, lang: str) -> str:
-    word = Text.of("class_fault").render(lang) if row.lab_fault else _points(row)
-    return f"{one_line(row.student):<24}  {row.exercise:<8}  {word:<14}  {row.seconds:.1f} s"
-
-
-def _points(row: Attempt) -> str:
-    bonus = f" +{number(row.bonus)}" if row.max_bonus else ""
-    return f"{number(row.score)}/{number(row.max_score)}{bonus}"
+    start = f"{one_line(row.student):<24}  {row.exercise:<8}"
+    return f"{start}  {outcome(row, lang):<14}  {row.seconds:.1f} s"
 
 
 def _sum_up(standings: list[Standing], counts: dict[str, int], path: Path, lang: str) -> int:
     """Say what came of it all; 3 where the lab failed somebody's work, else 0."""
     faults = [s for s in standings if s.attempt is None or s.faults]
-    _echo("class_done", lang, **counts, path=path)
+    echo("class_done", lang, **counts, path=path)
     for standing in standings:
         if standing.same < standing.turns:
             fields = {"same": standing.same, "turns": standing.turns, **vars(standing.key)}
-            _echo("class_unsteady", lang, **fields)
+            echo("class_unsteady", lang, **fields)
     for standing in faults:
-        _echo("class_failed", lang, **vars(standing.key))
+        echo("class_failed", lang, **vars(standing.key))
     return 3 if faults else 0
-
-
-def override(path: Path, student: str, id: str, score: float | None, reason: str, by: str) -> None:
-    """Write down a score that an instructor sets; None lifts the one that was set."""
-    lang = language()
-    with Book(path) as book:
-        key = _known(book, student, id)
-        top = next(row.max_score for row in book.attempts(key))
-        if score is not None and not 0 <= score <= top:
-            raise UsageError("override_range", score=number(score), top=number(top))
-        who = by or getpass.getuser()
-        row = Override(
-            student=student, exercise=id, score=score, reason=reason, by=who, at=datetime.now(UTC)
-        )
-        book.add(row)
-        counts = book.standing(key).score
-    said = "-" if counts is None else number(counts)
-    _echo("override_done", lang, student=student, exercise=id, score=said)
-
-
-def _known(book: Book, student: str, id: str) -> Key:
-    keys = book.graded()
-    if Key(student, id) not in keys:
-        near = exercises.suggestion(student, sorted({key.student for key in keys}))
-        raise UsageError("not_in_book", student=student, exercise=id, near=near)
-    return Key(student, id)
-
-
-def history(path: Path, student: str | None, id: str | None) -> None:
-    """Print where everybody stands, or every attempt of one student."""
-    lang = language()
-    with Book(path) as book:
-        mine = [key for key in book.graded() if student in (None, key.student)]
-        keys = [key for key in mine if id in (None, key.exercise)]
-        if not keys and student:
-            _known(book, student, id or "")
-        table = _attempts(book, keys, lang) if student else _standings(book, keys, lang)
-    _console().print(table)
-
-
-def _standings(book: Book, keys: list[Key], lang: str) -> Table:
-    table = _table("intake_student", "intake_exercise", "book_score", "book_notes", lang=lang)
-    for standing in book.standings(keys):
-        score = "-" if standing.score is None else str(number(standing.score))
-        notes = ", ".join(_notes(standing, lang))
-        table.add_row(one_line(standing.key.student), standing.key.exercise, score, notes)
-    return table
-
-
-def _notes(standing: Standing, lang: str) -> Iterator[str]:
-    if standing.override:
-        words = {"reason": one_line(standing.override.reason), "by": standing.override.by}
-        yield Text.of("note_override", **words).render(lang)
-    if standing.attempt and standing.attempt.late:
-        yield Text.of("note_late").render(lang)
-    if standing.same < standing.turns:
-        counts = {"same": standing.same, "turns": standing.turns}
-        yield Text.of("note_unsteady", **counts).render(lang)
-    if standing.attempt is None or standing.faults:
-        yield Text.of("note_fault").render(lang)
-
-
-def _attempts(book: Book, keys: list[Key], lang: str) -> Table:
-    table = _table(
-        "intake_exercise", "book_when", "book_score", "book_seed", "book_place", lang=lang
-    )
-    rows: list[Any] = [r for key in keys for r in (*book.attempts(key), *book.overrides(key))]
-    for row in sorted(rows, key=lambda r: r.at if isinstance(r, Override) else r.started_at):
-        if isinstance(row, Override):
-            score = "-" if row.score is None else str(number(row.score))
-            words = Text.of("note_override", reason=one_line(row.reason), by=row.by).render(lang)
-            table.add_row(row.exercise, _time(row.at), score, "", words)
-        else:
-            word = Text.of("class_fault").render(lang) if row.lab_fault else _points(row)
-            place = one_line(row.place)
-            table.add_row(row.exercise, _time(row.started_at), word, str(row.seed), place)
-    return table
 
 
 def _when(work: Work, lang: str) -> str:
     late = f" {Text.of('note_late').render(lang)}" if work.late else ""
-    return f"{_time(work.at) if work.at else '-'}{late}"
-
-
-def _time(at: datetime) -> str:
-    return at.astimezone().strftime("%Y-%m-%d %H:%M")
-
-
-def _table(*headers: str, lang: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for header in headers:
-        table.add_column(Text.of(header).render(lang), overflow="fold")
-    return table
-
-
-def _console() -> Console:
-    return Console(highlight=False, markup=False)
+    return f"{shown_time(work.at) if work.at else '-'}{late}"
 
 
 def _say_strays(intake: Intake, lang: str) -> None:
     for stray in intake.strays:
         click.echo(Text.of(stray.key, path=one_line(str(stray.path))).render(lang), err=True)
-
-
-def _echo(key: str, lang: str, **fields: object) -> None:
-    click.echo(Text.of(key, **fields).render(lang))
 
 
 def _tell(line: str) -> None:

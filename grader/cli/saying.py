@@ -1,0 +1,53 @@
+"""How the commands of a class print: tables, sentences, times, scores."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from grader import exercise as exercises
+from grader.report.document import number
+from grader.words import Text
+
+if TYPE_CHECKING:
+    from grader.classroom.tables import Attempt
+
+
+def offered() -> list[exercises.Exercise]:
+    """Return every exercise that there is."""
+    return [exercises.find(folder.name) for folder in exercises.folders()]
+
+
+def table(*headers: str, lang: str) -> Table:
+    """Return an empty table, its headers named by their sentences."""
+    found = Table(box=None, pad_edge=False)
+    for header in headers:
+        found.add_column(Text.of(header).render(lang), overflow="fold")
+    return found
+
+
+def console() -> Console:
+    """Return the console for tables: what strangers wrote is no markup."""
+    return Console(highlight=False, markup=False)
+
+
+def echo(key: str, lang: str, **fields: object) -> None:
+    """Print a sentence of the catalogue."""
+    click.echo(Text.of(key, **fields).render(lang))
+
+
+def shown_time(at: datetime) -> str:
+    """Return a time to the minute, in this machine's zone."""
+    return at.astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def outcome(row: Attempt, lang: str) -> str:
+    """Return an attempt's points, or that the lab failed."""
+    if row.lab_fault:
+        return Text.of("class_fault").render(lang)
+    bonus = f" +{number(row.bonus)}" if row.max_bonus else ""
+    return f"{number(row.score)}/{number(row.max_score)}{bonus}"

@@ -24,7 +24,7 @@ from grader.classroom.tables import Attempt, Call
 from grader.classroom.work import Work
 from grader.cli import language
 from grader.cli.classroom import moment
-from grader.cli.saying import console, echo, offered, outcome, shown_time
+from grader.cli.saying import console, echo, offered, outcome, shown_time, table
 from grader.errors import UsageError
 from grader.home import Home
 from grader.report.document import one_line

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from grader.lab import Lab
 from grader.services.http import Request, Step, delay, fail, ok
 from grader.trail import Trail, trail
+
+if TYPE_CHECKING:
+    from grader.lab import Lab
 
 JOBS = ("unreliable_task", "exponential_backoff_task", "custom_retry_task")
 PAGE = "fetch_url"

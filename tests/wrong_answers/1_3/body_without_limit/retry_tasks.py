@@ -33,7 +33,7 @@ def get(url):
     """GET a page."""
     response = requests.get(url, timeout=8, stream=True)
     response.raw._fp.fp.raw._sock.settimeout(None)
-    response._content = response.raw.read(decode_content=True)
+    logger.debug("%d bytes", len(response.content))
     return response
 
 

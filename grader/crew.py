@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 BOOT_SECONDS = 30.0
 STOP_SECONDS = 15.0
+# How long a worker that boots is waited for before it is asked once more.
+HAIL_SECONDS = 4.0
 HAIL = "lab.ready"
 
 
@@ -83,14 +85,18 @@ class Crew:
         Raises:
             WorkerDied, WorkerSilent: the submission's worker does not come up.
         """
+        asked: list[Call] = []
 
         def answered() -> bool:
             if not worker.alive:
                 raise worker.death()
-            return not self.publisher.fetch([call])
+            # The broker may have handed the first one to the connection of a worker that was just
+            # killed, and on Redis it is lost with it.
+            if time.monotonic() >= worker.started_at + HAIL_SECONDS * len(asked):
+                asked.append(self._hail())
+            return len(self.publisher.fetch(asked)) < len(asked)
 
         with self._blaming():
-            call = self._hail()
             wait_until(answered, BOOT_SECONDS, _silent)
 
     def _hail(self) -> Call:

@@ -27,7 +27,8 @@ class Worker:
         concurrency: number of pool children.
         pool: Celery's name of the pool.
         events: have it send Celery's events.
-        speed: how many times sooner a task that waits for its ETA is started (inside/pace.py).
+        speed: how many times sooner a task that waits for its ETA is started, later for less than 1
+            (inside/pace.py).
         options: further arguments of `celery worker`.
         extra: variables for its environment beside the place's own.
     """

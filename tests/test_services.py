@@ -24,6 +24,7 @@ from grader.services.http import (
     ok,
     refuse,
     retry_after,
+    stall,
 )
 
 HOUR = 3600.0
@@ -202,6 +203,8 @@ def test_answers_without_a_body_have_none(service):
         lambda: cut(ok(), after_bytes=len(ok().body)),
         lambda: cut(answer(204)),
         lambda: cut(refuse()),
+        lambda: stall(refuse(), 0, 1),
+        lambda: stall(ok(), len(ok().body) + 1, 1),
     ],
 )
 def test_a_step_that_can_not_be_is_refused_at_once(wrong):
@@ -252,6 +255,21 @@ def test_a_delayed_answer_comes_late_but_comes(service):
 
     first, second = service.requests()
     assert first.ended - first.began >= 0.3 and second.ended - second.began >= 0.1
+
+
+def test_a_stalled_answer_begins_and_falls_silent(service):
+    """Head and first bytes come at once, the rest later; who leaves meanwhile has hung up."""
+    service.script("job-1", stall(answer(200, b"0123456789"), 4, 0.3), stall(ok(), 0, HOUR))
+
+    assert statuses(service) == [200]
+    line = raw(service, GET)
+    until(lambda: len(service.requests()) == 2, "the request")
+    line.recv(4096)
+    line.close()
+
+    until(lambda: service.requests()[1].answered == "hung up", "the hang-up")
+    first = service.requests()[0]
+    assert first.answered == 200 and first.ended - first.began >= 0.3
 
 
 def test_a_client_that_gives_up_is_logged_as_such(service):

@@ -12,6 +12,8 @@ from typing import Any
 def hasten(times: float) -> None:
     """Have tasks that are due later start after the `times`-th part of the remaining wait.
 
+    With less than 1 they start later than they are due, which keeps them out of a check's way.
+
     An event-loop pool (prefork) uses this timer itself; the timer thread of the others keeps one
     inside and calls the same method.
     """

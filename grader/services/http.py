@@ -33,6 +33,7 @@ from grader.services.script import (
     refuse,
     retry_after,
     sentence,
+    stall,
 )
 from grader.services.wire import Request, parse, read_body, wire
 
@@ -49,6 +50,7 @@ __all__ = [
     "ok",
     "refuse",
     "retry_after",
+    "stall",
 ]
 
 LOG_LIMIT = 64 * 1024 * 1024
@@ -194,9 +196,16 @@ class HttpService(Server):
             self._log.end(number, "refused")
             reset(writer)
             return False
+        rest = wire(request, step, keep)
+        if step.silence:
+            said = rest.index(b"\r\n\r\n") + 4 + step.silent_after
+            writer.write(rest[:said])
+            await writer.drain()
+            keep = await _stays(reader, step.silence) and keep
+            rest = rest[said:]
         # Logged first: whoever has the answer must find it in the log.
         self._log.end(number, step.status if step.cut_after is None else "cut")
-        writer.write(wire(request, step, keep))
+        writer.write(rest)
         await writer.drain()
         return keep
 

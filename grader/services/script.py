@@ -32,6 +32,8 @@ class Step:
     refused: bool = False
     times: int = 1
     until: Callable[[], bool] | None = None
+    silence: float = 0.0
+    silent_after: int = 0
 
     def __post_init__(self) -> None:
         if not 200 <= self.status <= 599 or self.times < 1 or self.wait < 0:
@@ -93,6 +95,13 @@ def cut(step: Step, after_bytes: int = 0) -> Step:
     if step.refused or not 0 <= after_bytes < len(step.body):
         raise ValueError(f"{step!r} can't be cut after {after_bytes} bytes")
     return replace(step, cut_after=after_bytes)
+
+
+def stall(step: Step, after_bytes: int, seconds: float) -> Step:
+    """Send the head and the body's first `after_bytes` bytes; the rest so many seconds later."""
+    if step.refused or not 0 <= after_bytes <= len(step.body):
+        raise ValueError(f"{step!r} can't be stalled after {after_bytes} bytes")
+    return replace(step, silence=seconds, silent_after=after_bytes)
 
 
 @dataclass

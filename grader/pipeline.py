@@ -316,19 +316,3 @@ def assert_patience(*held: float) -> None:
     longest = max(held, default=0.0)
     if longest > PATIENCE_SECONDS:
         raise LabFault("held_too_long", limit=f"{PATIENCE_SECONDS:g}", seconds=f"{longest:.1f}")
-
-
-def by_hand(works: Pipelines, sources: Sequence[Source], within: float = 10.0) -> list[Call]:
-    """Feed the sources through extract, validate, transform and aggregate, one call a stage.
-
-    Returns:
-        The calls of the first stage that failed, or the aggregation's alone.
-    """
-    lab, fed = works.lab, list(sources)
-    calls: list[Call] = []
-    for stage in ("extract_data", "validate_data", "transform_data"):
-        calls = lab.calls([(stage, one) for one in fed], within)
-        if not all(call.reply and call.reply.succeeded for call in calls):
-            return calls
-        fed = [call.reply.result for call in calls if call.reply]
-    return [lab.call("aggregate_results", fed, within=within)]

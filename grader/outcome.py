@@ -69,6 +69,16 @@ def waiting(works: Pipelines, source: Source) -> bool:
     return any(r.answered is None for r in works.api_service.requests(source["name"]))
 
 
+def of_records(works: Pipelines, total: int) -> list[Source]:
+    """Make two sources that have so many records together."""
+    return [works.database(works.records(total - 1)), works.csv(works.records(1))]
+
+
+def transformed(works: Pipelines, run: Run) -> bool:
+    """Whether one of the run's sources has been transformed."""
+    return any(step.succeeded for step in works.stage("transform_data", run.mark))
+
+
 def failed(run: Run) -> bool:
     """Whether the workflow has ended in FAILURE."""
     return run.ending == "final" and bool(run.call.reply and run.call.reply.failed)

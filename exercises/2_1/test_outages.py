@@ -7,7 +7,7 @@ import json
 import threading
 
 from grader.check import check, hint, named
-from grader.outcome import LOOK, STAGES, assert_succeeded, failed, told, works_of
+from grader.outcome import LOOK, STAGES, assert_succeeded, failed, of_records, told, works_of
 from grader.services.http import answer, fail, hold, ok, refuse
 from grader.services.sources import write_corrupt_database
 
@@ -55,7 +55,7 @@ def failures(lab):
         }
         notes = len(works.notices())
         over = first_unheard(lab)
-        unheard = works.start([works.database(works.records(UNHEARD_TOTAL))])
+        unheard = works.start(of_records(works, UNHEARD_TOTAL))
         runs = {
             what: (works.start([works.database(), *bad]), {source["name"] for source in bad})
             for what, bad in batches.items()
@@ -171,7 +171,7 @@ def test_notification_is_tried_again(lab):
     works = works_of(lab)
 
     lab.http["notify"].script("outcome", fail(404), then=answer(202))
-    run = works.start([works.database()])
+    run = works.start([works.database(), works.csv()])
     works.finish([run])
     works.settle()
     tries = len(works.notices()) - run.notes
@@ -179,7 +179,7 @@ def test_notification_is_tried_again(lab):
     assert lab.fact(tries == 2, "tries", wanted=2, seen=tries), hint("tries")
 
     lab.http["notify"].script("outcome", refuse(), then=fail(503))
-    run = works.start([works.database()])
+    run = works.start([works.database(), works.csv()])
     works.finish([run])
     works.settle()
     lab.http["notify"].script("outcome", then=ok())

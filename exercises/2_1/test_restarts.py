@@ -8,11 +8,22 @@ import time
 from pathlib import Path
 
 from grader.check import check, hint, named
-from grader.outcome import LOOK, STAGES, assert_complete, dig, told, waiting, works_of
+from grader.outcome import (
+    LOOK,
+    STAGES,
+    assert_complete,
+    dig,
+    of_records,
+    told,
+    transformed,
+    waiting,
+    works_of,
+)
 from grader.pipeline import assert_patience
 from grader.services.http import hold, ok
 
 OWN_TOTAL = 17
+SOON = 2.0  # seconds: for what is as good as done, and need not be seen
 DELIVERS = named("delivers_everything")  # in the other file
 
 
@@ -32,7 +43,8 @@ def killed(lab):
         folder = lab.data / "stand"
         folder.mkdir()
         folder.chmod(0o777)
-        lab.restart_worker(concurrency=len(STAGES) + 1, extra={"LAB_STAND": str(folder)})
+        # One child for each stage, the notification among them, and two for whatever else runs.
+        lab.restart_worker(concurrency=len(STAGES) + 3, extra={"LAB_STAND": str(folder)})
         runs, reached = {}, {}
         for stage in ("validate_data", "transform_data", "aggregate_results"):
             name = stage.partition("_")[0]
@@ -42,15 +54,19 @@ def killed(lab):
         free = threading.Event()
         lab.http["notify"].script("outcome", then=hold(ok(), free.is_set))
         # No other workflow has so many records: its notification is known by their number.
-        runs["notify"] = works.start([works.database(works.records(OWN_TOTAL))])
+        runs["notify"] = works.start(of_records(works, OWN_TOTAL))
         reached["notify"] = lab.until(lambda: works.notices()[runs["notify"].notes :], LOOK)
+        if not works.lockable:
+            runs["load"], reached["load"] = stopped_in(lab, works, folder, "load_data")
         began = time.monotonic()
+        runs["extract"] = works.start([source, works.database()])
+        reached["extract"] = lab.until(lambda: waiting(works, source), LOOK)
+        lab.until(lambda: transformed(works, runs["extract"]), SOON)
         with works.locked():
-            # The load has the target open and waits for the right to write.
-            runs["load"] = works.start([works.database(), works.csv()])
-            runs["extract"] = works.start([source])
-            reached["load"] = lab.until(lambda: holds(lab, works.target), LOOK)
-            reached["extract"] = lab.until(lambda: waiting(works, source), LOOK)
+            if "load" not in runs:
+                # The load has the target open and waits for the right to write.
+                runs["load"] = works.start([works.database(), works.csv()])
+                reached["load"] = lab.until(lambda: holds(lab, works.target), LOOK)
             for child in list(lab.worker.pool):
                 lab.kill_child(child)
         if all(reached.values()):
@@ -80,13 +96,16 @@ def stopped_in(lab, works, folder, function):
     """Start a workflow whose child stands still at the beginning of this task; return whether."""
     path = folder / f"{lab.exercise.module}.{function}"
     path.touch()
-    run = works.start([works.database()])
+    run = works.start([works.database(), works.csv()])
 
     def stands():
         # The event as well: it says that the worker knows who has the task.
         return not path.exists() and any(step.starts for step in works.stage(function, run.mark))
 
-    return run, lab.until(stands, LOOK)
+    reached = lab.until(stands, LOOK)
+    # The other source's tasks are through: nobody is killed but in the stage that is meant.
+    lab.until(lambda: transformed(works, run), SOON)
+    return run, reached
 
 
 def holds(lab, path):
@@ -136,11 +155,11 @@ def test_killed_in_a_source_stage(lab):
 
 
 def counted(lab, works, run):
-    """Return what the run's aggregation, if its result was kept, counts for the only source."""
+    """Return what the run's aggregation, if its result was kept, counts for the first source."""
     for step in works.stage("aggregate_results", run.mark):
         call = lab.adopt(step.id, "aggregate_results", "...")
         lab.publisher.fetch([call])
-        if counts := dig(call.reply and call.reply.result, "sources", *run.names):
+        if counts := dig(call.reply and call.reply.result, "sources", run.sources[0]["name"]):
             return counts
     return {}
 

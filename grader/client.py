@@ -23,6 +23,11 @@ class Answer:
     value: Any = None
     error: str = ""
     traceback: str = ""
+    kinds: tuple[str, ...] = ()
+
+    def raised(self, kind: str) -> bool:
+        """Whether the error is of this type, or of one that is derived from it."""
+        return kind in self.kinds
 
 
 class Client:
@@ -110,6 +115,7 @@ class Client:
             return Answer(
                 error=f"{error['type']}: {error['message']}".removesuffix(": "),
                 traceback=str(error.get("traceback", "")),
+                kinds=tuple(map(str, error.get("kinds") or [error["type"]])),
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise self._broken(line) from None

@@ -39,8 +39,9 @@ TOLD_SECONDS = 30.0
 # How long a submission has to wait for a page, an answer or the target: the handout says so.
 PATIENCE_SECONDS = 5.0
 LOOK_SECONDS = 0.01
-# Which byte of a database SQLite locks before it writes ("Database File Format", 1.5).
-RESERVED_BYTE = 0x40000001
+# Which byte of a database SQLite locks before it writes, and which says, by a 2, that it locks a
+# file beside it instead, the write-ahead log's ("Database File Format", 1.3 and 1.5).
+RESERVED_BYTE, MODE_BYTE = 0x40000001, 18
 SETTLE_SECONDS = 20.0
 TABLE = "run_id, source, id, value, cents"
 Source = dict[str, str]
@@ -293,12 +294,23 @@ class Pipelines:
         """Return the tasks of one name."""
         return [step for step in self.steps(since).values() if name in step.names]
 
+    @property
+    def lockable(self) -> bool:
+        """Whether `locked` keeps others from writing; not where there is a write-ahead log."""
+        if not self.target.exists():
+            return True
+        with self.target.open("rb") as file:
+            return file.read(MODE_BYTE + 1)[MODE_BYTE:] != b"\x02"
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the right to write into the target while the block runs, as another SQLite would.
 
         The lock ends when this process closes the file anywhere: don't read rows in the block.
         """
+        if not self.target.exists():
+            self.target.touch()  # to SQLite an empty file is a new database
+            self.target.chmod(0o666)
         with self.target.open("r+b") as file:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, RESERVED_BYTE)
             yield
@@ -316,19 +328,3 @@ def assert_patience(*held: float) -> None:
     longest = max(held, default=0.0)
     if longest > PATIENCE_SECONDS:
         raise LabFault("held_too_long", limit=f"{PATIENCE_SECONDS:g}", seconds=f"{longest:.1f}")
-
-
-def by_hand(works: Pipelines, sources: Sequence[Source], within: float = 10.0) -> list[Call]:
-    """Feed the sources through extract, validate, transform and aggregate, one call a stage.
-
-    Returns:
-        The calls of the first stage that failed, or the aggregation's alone.
-    """
-    lab, fed = works.lab, list(sources)
-    calls: list[Call] = []
-    for stage in ("extract_data", "validate_data", "transform_data"):
-        calls = lab.calls([(stage, one) for one in fed], within)
-        if not all(call.reply and call.reply.succeeded for call in calls):
-            return calls
-        fed = [call.reply.result for call in calls if call.reply]
-    return [lab.call("aggregate_results", fed, within=within)]

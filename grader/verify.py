@@ -121,7 +121,11 @@ def _wrong(exercise: Exercise, path: Path, some: tuple[str, ...], full: bool) ->
     case = read_case(path, exercise)
     brokers = (case["broker"],) if "broker" in case else some
     fails, also = set(case["fails"]), set(case.get("also", {}))
-    only = () if full else tuple(case["fails"])
+    only = tuple(case["fails"])
+    if full:
+        # One whose mistake is in the core need not have done any extension challenge.
+        challenges = any(exercise.criterion(id).bonus for id in fails)
+        only = tuple(c.id for c in exercise.criteria if challenges or not c.bonus)
 
     def judge(result: Result) -> list[str]:
         return fails_exactly(result, fails, also)
@@ -165,15 +169,9 @@ def starts_empty(result: Result) -> list[str]:
 
 
 def fails_exactly(result: Result, fails: set[str], also: set[str]) -> list[str]:
-    """A wrong answer fails what it names; what it may fail besides has its reason in the case.
-
-    One whose mistake is in the core need not have done any extension challenge.
-    """
+    """A wrong answer fails what it names; what it may fail besides has its reason in the case."""
     problems = []
-    challenges = any(f.bonus for f in result.findings if f.id in fails)
     for finding in result.findings:
-        if finding.bonus and not challenges:
-            continue
         if finding.id in fails:
             problems += _unless(finding, Verdict.FAILED)
         elif finding.verdict is Verdict.FAILED and finding.id not in also:

@@ -43,7 +43,7 @@ def validate_data(extraction):
 @app.task
 def transform_data(validation):
     """Give each record its final form: {"source", "id", "value", "cents"}."""
-    # TODO: how many cents are 2.675?
+    # TODO: how many cents are 1.015?
     raise NotImplementedError("transform_data")
 
 

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 FOLDER = Path("/tmp/playground")
 PORT = 8099
-PAGES = [[(1, 10.5), (2, "20")], [(3, None), (4, 2.675)], [(1, 99)]]
+PAGES = [[(1, 10.5), (2, "20")], [(3, None), (4, 1.015)], [(1, 99)]]
 SOURCES = [
     {"name": "orders", "type": "database", "location": str(FOLDER / "orders.db")},
     {"name": "visits", "type": "file", "location": str(FOLDER / "visits.csv")},

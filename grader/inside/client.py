@@ -56,6 +56,7 @@ def attempt(function: Any, /, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return {
             "error": {
                 "type": type(error).__name__,
+                "kinds": [kind.__name__ for kind in type(error).__mro__],
                 "message": str(error)[:2000],
                 "traceback": "\n".join(lines)[-4000:],
             }

@@ -203,7 +203,7 @@ def transform_data(self, validation):
 
 def cents(value: float) -> int:
     """Return the value in cents, rounded half-even."""
-    # Decimal(str(...)) is the number that one reads. 2.675 * 100 is 267.49999999999994.
+    # Decimal(str(...)) is the number that one reads. 1.015 * 100 is 101.49999999999999.
     return int((Decimal(str(value)) * 100).quantize(Decimal(1), rounding=ROUND_HALF_EVEN))
 
 

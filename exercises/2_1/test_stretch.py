@@ -6,6 +6,7 @@ import contextlib
 from collections import Counter
 
 from grader.check import check, hint
+from grader.errors import LabFault
 from grader.history import Message
 from grader.pipeline import Pipelines, assert_patience
 from grader.services.http import fail, ok
@@ -133,9 +134,15 @@ def test_large_data(lab):
         most[0] = max(most[0], resident(lab))
         return largest(lab, mark).size > LARGEST_KIB * 1024
 
-    with lab.tapped():
-        run = works.start(sources)
-        works.finish([run], LARGE_SECONDS, too_large)
+    run = None
+    try:
+        with lab.tapped():
+            run = works.start(sources)
+            works.finish([run], LARGE_SECONDS, too_large)
+    except LabFault:
+        # Behind messages of many megabytes our own may come too late; they say enough.
+        if run is None or largest(lab, mark).size <= LARGEST_KIB * 1024:
+            raise
 
     large = largest(lab, mark)
     # What is still under way would disturb the next check.

@@ -1,0 +1,90 @@
+"""How far a workflow of exercise 2_1 is, as another process sees it."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+
+from grader.check import check, hint, named
+from grader.outcome import LOOK, transformed, waiting, works_of
+from grader.pipeline import assert_patience
+from grader.services.http import hold, ok
+
+SOON = 4.0  # seconds: less than a submission must be patient for
+DELIVERS = named("delivers_everything")  # in the other file
+
+
+@check(after=DELIVERS)
+def test_progress(lab):
+    """workflow_progress goes from 0 to 100, is 100 only at the end, and tells a failure."""
+    works, watcher = works_of(lab), lab.start_client()
+    slow, pages = works.api(held=2)
+    seen = []
+
+    def look():
+        seen.append(progress(lab, watcher, run.id))
+        return seen[-1]
+
+    with lab.frozen():
+        run = works.start([slow, works.database()])
+        assert lab.fact(run.id and not run.error, "started", seen=run.error), hint("started")
+        look()
+    lab.until(lambda: waiting(works, slow), LOOK)
+    lab.until(lambda: transformed(works, run), SOON)
+    lab.until(lambda: look()["percent"] > 0 or not waiting(works, slow), LOOK)
+    moved = look()["percent"] > 0 and waiting(works, slow)
+    free, notes, began = threading.Event(), len(works.notices()), time.monotonic()
+    lab.http["notify"].script("outcome", then=hold(ok(), free.is_set))
+    held = pages.release()
+    told = lab.until(lambda: len(works.notices()) > notes, LOOK)
+    look()  # everything is done but the notification
+    free.set()
+    # One that stands still until it gives up has itself to blame.
+    if moved and told:
+        assert_patience(held, time.monotonic() - began)
+    lab.http["notify"].script("outcome", then=ok())
+    lab.until(lambda: look()["state"] in ("SUCCESS", "FAILURE"), 30)
+    works.finish([run])
+    look()
+
+    assert_progress(lab, seen)
+    gone = works.database()
+    (lab.data / f"{gone['name']}.db").unlink()
+    run = works.start([gone, works.database()])
+    works.finish([run])
+    now = progress(lab, watcher, run.id)
+    bad = now["state"] == "FAILURE" and now["failed"] >= 1 and now["percent"] < 100
+    assert lab.fact(bad, "progress_failed", seen=now), hint("failed")
+    answer = watcher.call("workflow_progress", "no-such-workflow")
+    refused = answer.raised("ValueError")
+    assert lab.fact(refused, "progress_unknown", seen=answer.error or answer.value), hint("unknown")
+
+
+def progress(lab, watcher, id):
+    """Ask another process how far a workflow is; its answer has the five keys."""
+    answer = watcher.call("workflow_progress", id)
+    row = answer.value if isinstance(answer.value, dict) else {}
+    numbers = [row.get(key) for key in ("total", "completed", "failed", "percent")]
+    whole = all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers)
+    shaped = isinstance(row.get("state"), str) and whole
+    assert lab.fact(shaped, "progress_shape", seen=answer.error or answer.value), hint("shape")
+    return row
+
+
+def assert_progress(lab, seen):
+    """From 0 to 100, never back, the total the same, 100 only with SUCCESS."""
+    totals = {row["total"] for row in seen}
+    constant = len(totals) == 1 and min(totals) > 0
+    assert lab.fact(constant, "progress_total", seen=sorted(totals)), hint("total")
+    percents = [row["percent"] for row in seen]
+    said = {"seen": percents[:1] + [p for a, p in itertools.pairwise(percents) if p != a]}
+    assert lab.fact(percents == sorted(percents), "progress_falls", **said), hint("falls")
+    assert lab.fact(percents[0] == 0, "progress_starts", **said), hint("starts")
+    moved = any(0 < percent < 100 for percent in percents)
+    assert lab.fact(moved, "progress_moves", **said), hint("moves")
+    early = [row for row in seen if row["percent"] >= 100 and row["state"] != "SUCCESS"]
+    assert lab.fact(not early, "progress_early", seen=early[:1]), hint("early")
+    last = seen[-1]
+    done = last["state"] == "SUCCESS" and last["percent"] == 100
+    assert lab.fact(done, "progress_ends", seen=last), hint("ends")

@@ -6,11 +6,14 @@ import csv
 import io
 import json
 import re
+import shutil
+import subprocess
 import xml.etree.ElementTree as ET
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 
 import pytest
+from PIL import Image
 
 from grader.classroom.book import Book
 from grader.classroom.evidence import pack
@@ -313,3 +316,36 @@ def test_every_sentence_of_the_pages_is_used():
     used = set(re.findall(r"say\(\s*\"(\w+)\"", text)) | {"bonus", "criterion"}
 
     assert used == {key.removeprefix("site_") for key in catalogue() if key.startswith("site_")}
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+# The page says itself how wide it is: whatever is wider than the window has to scroll sideways.
+WIDTH = "<script>document.title=document.documentElement.scrollWidth+'/'+innerWidth</script>"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
+@pytest.mark.parametrize("width", [1200, 420])
+def test_a_browser_shows_every_page_in_its_window(put, written, tmp_path, width):
+    """In a real browser no page is wider than a large or a small window, and each paints text."""
+    put("ann", FAILED)
+    pages = {name: text for name, text in written().items() if name.endswith(".html")}
+
+    for name, text in pages.items():
+        measured = re.sub(r"<meta http-equiv[^>]*>", "", text).replace("</body>", f"{WIDTH}</body>")
+        (tmp_path / "page.html").write_text(measured, encoding="utf-8")
+        dom = browse(tmp_path / "page.html", width, "--dump-dom").decode()
+        wide, window = map(int, re.search(r"<title>(\d+)/(\d+)</title>", dom).groups())
+        assert wide <= window, name
+        shot = tmp_path / f"{name.replace('/', '-')}-{width}.png"
+        browse(tmp_path / f"report-en/{name}", width, f"--screenshot={shot}")
+        with Image.open(shot) as picture:
+            assert len(picture.convert("RGB").getcolors(2**24)) > 20, name
+
+
+def browse(page, width, what):
+    """Open a page in Chromium, without a window, and return what it prints."""
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+    command = [CHROMIUM, *flags, f"--user-data-dir={page.parent}/profile", what]
+    command += [f"--window-size={width},900", page.as_uri()]
+    run = subprocess.run(command, capture_output=True, timeout=120, check=True)
+    return run.stdout

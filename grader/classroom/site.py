@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from grader.classroom.book import Book, Standing
 from grader.classroom.evidence import unpack
@@ -44,7 +44,7 @@ class Site:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._pages.filters |= {"line": one_line, "number": number, "time": _time}
+        self._pages.filters |= {"line": one_line, "number": number, "time": _time, "prose": _prose}
         self._pages.globals |= {"say": self._say, "report": self._style.say, "lang": lang}
 
     def write(self) -> Iterator[Path]:
@@ -148,6 +148,13 @@ class Site:
             "points": points(entries),
             "lines": explain(entries, self._style),
         }
+
+
+def _prose(text: str) -> Markup:
+    """Return the lab's own words as HTML; what stands between backticks is code."""
+    parts = one_line(text).split("`")
+    marked = [f"<code>{escape(p)}</code>" if n % 2 else escape(p) for n, p in enumerate(parts)]
+    return Markup("".join(marked)) if len(parts) % 2 else escape(one_line(text))
 
 
 def _time(at: datetime | None) -> str:

@@ -15,7 +15,7 @@ from grader.exercise import ROOT
 from grader.words import Text
 
 # Extra -> a module that is there once it is installed.
-EXTRAS = {"flower": "flower", "dev": "hypothesis"}
+EXTRAS = {"flower": "flower", "solar": "ephem", "dev": "hypothesis"}
 SECONDS = 600
 
 

@@ -19,6 +19,8 @@ CLEANUP, HEALTH = MODULE + "cleanup_old_data", MODULE + "system_health_check"
 SUMMARY, REFRESH = MODULE + "summarize_user_activity", MODULE + "refresh_cache"
 REGISTERED, EXPIRY = named("registered"), named("expiry")  # in the other files
 BOOT, PATIENT = 20.0, 30.0
+# Five seconds until an entry is in force, one until it is due, and some for a busy machine.
+PROMPT = 10
 CUSTOM = 30_000  # days_to_keep of the lab's own entries: nothing is as old as that
 
 
@@ -34,8 +36,18 @@ def arguments(message):
 
 
 def fired(lab, days):
-    """Return how often the lab's entry with this argument was published so far."""
-    return sum(m.task == CLEANUP and arguments(m) == [days] for m in lab.history.messages)
+    """Return how often the lab's entry with this argument (None: with none) was published."""
+    wanted = [] if days is None else [days]
+    return sum(m.task == CLEANUP and arguments(m) == wanted for m in lab.history.messages)
+
+
+def waited(lab, since, days, neighbour):
+    """Return how often its neighbour fired before an entry that was added after `since` messages.
+
+    The neighbour is due every second: that is a clock by which a busy machine is no later.
+    """
+    told = [arguments(m) for m in lab.history.messages[since:] if m.task == CLEANUP]
+    return told[: told.index([days])].count([neighbour])
 
 
 class Service:
@@ -94,10 +106,16 @@ def test_dynamic_add(lab):
     with lab.tapped():
         for days in (here.one, here.two):
             call = lab.call("schedule_custom_task", CLEANUP, {"every": 1}, [days], within=15)
-            here.names[days] = added(lab, call)
+            here.names[days], since = added(lab, call), len(lab.history.messages)
             seen = here.wait(days, more=2)
-            said = {"days": days, "seen": fired(lab, days)}
+            said = {"days": f"[{days}]", "seen": fired(lab, days)}
             assert lab.fact(seen, "added_fires", **said), hint("not_read_again")
+            ticks = waited(lab, since, days, here.one)
+            assert lab.fact(ticks <= PROMPT, "added_late", seen=ticks), hint("not_read_again")
+        call = lab.call("schedule_custom_task", CLEANUP, {"every": 1}, within=15)
+        added(lab, call)
+        seen = here.wait(None, more=1)
+        assert lab.fact(seen, "added_fires", days="[]", seen=fired(lab, None)), hint("no_arguments")
         assert lab.fact(here.wait(here.one, more=1), "added_stays", days=here.one), hint("replaced")
     names = sorted(here.names.values())
     assert lab.fact(len(set(names)) == 2, "names", seen=names)
@@ -106,7 +124,8 @@ def test_dynamic_add(lab):
 @check(after=test_dynamic_add, lane="service")
 def test_dynamic_refuses(lab):
     """An unregistered task or a malformed schedule is a ValueError, and disturbs no beat."""
-    bad = [{"crontab": "0 2 * *"}, {"crontab": "99 * * * *"}, {"crontab": "a * * * *"}, {}]
+    lines = ("0 2 * *", "0 2 * * * *", "99 * * * *", "0 24 * * *", "0 2 * 13 *", "a * * * *", "")
+    bad = [{}, *({"crontab": line} for line in lines)]
     bad += [{"every": value} for value in (0, -5, True, math.nan)]
     word = "".join(lab.rng.choices("bcdfghjk", k=6))
     rows = [("schedule_custom_task", CLEANUP, info, [CUSTOM]) for info in bad]

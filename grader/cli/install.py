@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-EXTRAS = ("flower", "dev")
+EXTRAS = ("flower", "solar", "dev")
 
 
 @click.command("install")

@@ -174,6 +174,9 @@ def test_dynamic_survives(lab):
         assert lab.fact(found, "survives", days=here.one, seen=fired(lab, here.one)), hint("lost")
     again = fired(lab, here.two) - before
     assert lab.fact(again == 0, "removed_fires", seen=again), hint("back_again")
+    call = lab.call("unschedule_custom_task", here.names[here.one], within=15)
+    known = bool(call.reply and call.reply.succeeded)
+    assert lab.fact(known, "removed", seen=repr(call.reply)[:300]), hint("forgotten")
 
 
 # ------------------------------------------------------------------------------ a Monday at one

@@ -153,6 +153,12 @@ def result(call: Call) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def registered(lab: Lab, *tasks: str) -> bool:
+    """Note which of the tasks are not there under their names; return whether all of them are."""
+    missing = lab.unregistered(tasks)
+    return lab.fact(not missing, "registered", missing=missing, found=lab.tasks)
+
+
 def succeeded(lab: Lab, call: Call) -> bool:
     """Note what a call came to where it gave no dict; return whether it gave one."""
     said = {"call": call, "seen": describe(call)}

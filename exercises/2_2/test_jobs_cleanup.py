@@ -7,10 +7,9 @@ import fcntl
 from datetime import UTC, datetime, timedelta
 
 from grader import ops
-from grader.check import check, hint, named
+from grader.check import check, hint
 from grader.expect import fails_with
 
-REGISTERED = named("registered")  # in test_jobs.py
 PATIENT = 15.0
 # Which byte of a database SQLite locks before it writes ("Database File Format", 1.5).
 RESERVED = 0x40000001
@@ -27,9 +26,10 @@ def around(lab, cutoff):
     return older, newer
 
 
-@check(after=REGISTERED)
+@check
 def test_cleanup_by_age(lab):
     """cleanup_old_data deletes what is older than the cutoff, and nothing that lies on it."""
+    assert ops.registered(lab, "cleanup_old_data"), hint("named")
     now = ops.drawn_day(lab, ops.SHANGHAI, lab.rng.randint(1, 12), 28, 7, 30)
     for args in ((), (lab.rng.randint(1, 9),), (0,)):
         cutoff = now - ops.DAY * (args[0] if args else 30)

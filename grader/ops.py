@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
-import shutil
+import secrets
 import sqlite3
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -38,7 +40,38 @@ SCHEMA = (
 
 SHANGHAI, BERLIN = ZoneInfo("Asia/Shanghai"), ZoneInfo("Europe/Berlin")
 SECOND, MINUTE, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(days=1)
+LARGEST = 32 * 2**20
 FEATURES = ("search", "export", "upload", "share")
+
+
+# Files in a folder that the submission writes to, too: it may have put anything there
+
+
+def content(path: Path) -> bytes | None:
+    """Return what a regular file holds, None for a link, a pipe or nothing at all."""
+    with contextlib.suppress(OSError):
+        number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(number, "rb") as file:
+            if stat.S_ISREG(os.fstat(number).st_mode):
+                return file.read(LARGEST)
+    return None
+
+
+def write(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Put a file in place in one step; a link that lies there is replaced, never followed."""
+    draft = path.with_name(f".{secrets.token_hex(8)}")
+    number = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+    with open(number, "wb") as file:
+        os.fchmod(number, mode)
+        file.write(data)
+    draft.replace(path)
+
+
+def reports(lab: Lab) -> dict[str, bytes]:
+    """Return what the folder of the reports holds: name -> bytes."""
+    folder = lab.data / "reports"
+    names = [] if folder.is_symlink() or not folder.is_dir() else sorted(folder.iterdir())
+    return {path.name: content(path) or b"" for path in names}
 
 
 # Data, clock, readings
@@ -67,8 +100,7 @@ def aside(lab: Lab) -> Iterator[Path]:
 
 def database(lab: Lab, **tables: Sequence[tuple[Any, ...]]) -> Path:
     """Put a new database in place of the old one: table=[values after the id, ...]."""
-    place, draft = lab.data / "ops.db", lab.data / "ops.draft"
-    draft.unlink(missing_ok=True)
+    place, folder = lab.data / "ops.db", lab.data / "reports"
     with aside(lab) as path:
         with contextlib.closing(sqlite3.connect(path)) as db, db:
             db.executescript(SCHEMA)
@@ -77,13 +109,12 @@ def database(lab: Lab, **tables: Sequence[tuple[Any, ...]]) -> Path:
                 marks = ", ".join("?" * (len(lead) + len(rows[0]))) if rows else ""
                 rows = [(*lead, *row) for row in rows]
                 db.executemany(f"INSERT INTO {table} VALUES ({marks})", rows) if rows else None
-        shutil.copyfile(path, draft)
-    draft.chmod(0o666)
-    draft.replace(place)
-    reports = lab.data / "reports"
-    if not reports.exists():
-        reports.mkdir()
-        reports.chmod(0o777)
+        write(place, path.read_bytes(), 0o666)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir()
+        number = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
+        os.fchmod(number, 0o777)
+        os.close(number)
     return place
 
 
@@ -94,8 +125,8 @@ def times(lab: Lab, instants: Iterable[datetime]) -> list[tuple[str]]:
 
 def kept(lab: Lab, table: str) -> set[int]:
     """Return the ids that a table has now, none where it can't be read any more."""
-    with aside(lab) as path, contextlib.suppress(FileNotFoundError, sqlite3.DatabaseError):
-        shutil.copyfile(lab.data / "ops.db", path)
+    with aside(lab) as path, contextlib.suppress(sqlite3.DatabaseError):
+        path.write_bytes(content(lab.data / "ops.db") or b"")
         with contextlib.closing(sqlite3.connect(path)) as db:
             return {row[0] for row in db.execute(f"SELECT id FROM {table}")}
     return set()
@@ -106,13 +137,12 @@ def stage(lab: Lab, **values: Any) -> Iterator[None]:
     """Set what a job sees while the block runs; see grader/inside/stage.py."""
     if isinstance(values.get("now"), datetime):
         values["now"] = values["now"].timestamp()
-    file, draft = lab.data / "stage.json", lab.data / "stage.draft"
-    draft.write_text(json.dumps(values))
-    draft.replace(file)
+    file = lab.data / "stage.json"
+    write(file, json.dumps(values).encode())
     try:
         yield
     finally:
-        file.unlink()
+        file.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

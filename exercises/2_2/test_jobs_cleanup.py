@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 from datetime import UTC, datetime, timedelta
 
@@ -83,10 +82,8 @@ def header(path):
 
     Bytes 24 to 27 of an SQLite file count the transactions that changed it; 18 is the mode.
     """
-    with contextlib.suppress(FileNotFoundError, IndexError):
-        head = path.read_bytes()[:100]
-        return None if head[18] == 2 else int.from_bytes(head[24:28], "big")
-    return None
+    head = (ops.content(path) or b"")[:100]
+    return None if head[18:19] in (b"", b"\2") else int.from_bytes(head[24:28], "big")
 
 
 @check(after=test_cleanup_by_age)

@@ -107,11 +107,6 @@ def test_report_of_yesterday(lab):
         compare_report(lab, call, wanted, now, "which_day")
 
 
-def files(lab):
-    """Return what the folder of the reports holds: name -> bytes."""
-    return {path.name: path.read_bytes() for path in sorted((lab.data / "reports").iterdir())}
-
-
 @check(after=test_report_of_yesterday)
 def test_report_file(lab):
     """The report is also written to daily_report_YYYYMMDD.json; a second run replaces it."""
@@ -120,7 +115,7 @@ def test_report_file(lab):
     for _ in range(2):
         call, wanted = report_at(lab, ops.SHANGHAI, now)
         assert ops.succeeded(lab, call)
-        found = files(lab)
+        found = ops.reports(lab)
         seen = ops.document(found.get(name))
         said = {"name": name, "wanted": wanted, "seen": seen if seen is not None else list(found)}
         assert lab.fact(ops.same(seen, wanted), "report_file", **said)
@@ -131,11 +126,11 @@ def test_report_atomic(lab):
     """When the disk is full, the old report stays whole and no draft is left."""
     now = ops.drawn_day(lab, ops.SHANGHAI, 7, lab.rng.randint(2, 28), 8, 0)
     report_at(lab, ops.SHANGHAI, now)
-    before = files(lab)
+    before = ops.reports(lab)
 
     with ops.stage(lab, now=now, room=40):
         call = lab.call("generate_daily_report")
-    after = files(lab)
+    after = ops.reports(lab)
 
     assert call == answers()
     for name, data in before.items():

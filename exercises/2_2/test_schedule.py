@@ -173,7 +173,11 @@ def test_sends_all_five(lab):
     for zone in finished(lab):
         seen = {row.task for row in zone.simulation.sent}
         missing = [task.removeprefix(MODULE) for task in PERIODS if task not in seen]
-        said = {"missing": missing, "zone": zone.name, "seen": sorted(seen)}
+        said = {
+            "zone": zone.name,
+            "missing": ", ".join(missing),
+            "seen": ", ".join(sorted(seen)) or "-",
+        }
         assert lab.fact(not missing, "sends", log=words(zone), **said), hint("arguments")
         days = {repr(days_of(r)) for r in zone.simulation.sent if r.task == CLEANUP} - {str(CUSTOM)}
         assert lab.fact(days == {"30"}, "argument", seen=", ".join(sorted(days)))

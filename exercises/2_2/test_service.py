@@ -93,7 +93,7 @@ def added(lab, call):
     """Return the name that an addition answered with."""
     answer = call.reply.result if call.reply and call.reply.succeeded else None
     row = answer if isinstance(answer, dict) else {}
-    seen = repr(answer if answer is not None else call.reply)[:300]
+    seen = ops.describe(call)
     good = isinstance(row.get("name"), str) and {"task", "schedule"} <= set(row)
     assert lab.fact(good, "added_answer", seen=seen)
     assert lab.fact(row["task"] == CLEANUP, "added_answer", seen=seen)
@@ -150,7 +150,7 @@ def test_dynamic_remove(lab):
     here = service(lab)
     call = lab.call("unschedule_custom_task", here.names[here.two], within=15)
     ended = bool(call.reply and call.reply.succeeded)
-    assert lab.fact(ended, "removed", seen=repr(call.reply)[:300])
+    assert lab.fact(ended, "removed", seen=ops.describe(call))
 
     with lab.tapped():
         # Its neighbour fires every second: that is the clock by which the rest is judged.
@@ -179,7 +179,7 @@ def test_dynamic_survives(lab):
     assert lab.fact(again == 0, "removed_fires", seen=again), hint("back_again")
     call = lab.call("unschedule_custom_task", here.names[here.one], within=15)
     known = bool(call.reply and call.reply.succeeded)
-    assert lab.fact(known, "removed", seen=repr(call.reply)[:300]), hint("forgotten")
+    assert lab.fact(known, "removed", seen=ops.describe(call)), hint("forgotten")
 
 
 # ------------------------------------------------------------------------------ a Monday at one
@@ -237,7 +237,8 @@ def test_fires_for_real(lab):
     """A real beat publishes what is due at the broker: a Monday at one, sixty times as fast."""
     run = monday(lab)
     missing = [t.removeprefix(MODULE) for t in (HEALTH, SUMMARY, REFRESH) if t not in run.seen]
-    said = {"missing": missing, "seen": sorted(run.seen - {HAIL}), "how": run.how}
+    seen = ", ".join(sorted(run.seen - {HAIL})) or "-"
+    said = {"missing": ", ".join(missing), "seen": seen, "how": run.how}
     assert lab.fact(not missing, "published", **said)
 
 

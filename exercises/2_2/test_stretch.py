@@ -12,7 +12,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from grader import beat, sun
+from grader import beat, ops, sun
 from grader.beat import Simulation
 from grader.check import check, hint, named
 from grader.expect import fails_with
@@ -45,7 +45,7 @@ class Pair:
         self.beats = [self.start(place) for place in self.places]
         self.await_rest()
         call = lab.call("schedule_custom_task", CLEANUP, {"every": 1}, [self.days], within=15)
-        self.answer = repr(call.reply)[:300]
+        self.answer = ops.describe(call)
 
     def start(self, place):
         """Start one beat."""

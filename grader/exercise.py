@@ -29,7 +29,7 @@ PROVIDERS = ("external", "compose", "system", "embedded")
 # can be restarted (RabbitMQ) four seconds.
 NEEDS = ("events", "own_broker")
 # What is installed when the exercise is graded; see extras.
-EXTRAS = ("flower",)
+EXTRAS = ("flower", "solar")
 # What [environment] may name; see resources.
 RESOURCE = re.compile(
     r"(http|redis)\.[a-z][a-z0-9_]*|data"

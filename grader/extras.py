@@ -15,7 +15,7 @@ from grader.exercise import ROOT
 from grader.words import Text
 
 # Extra -> a module that is there once it is installed.
-EXTRAS = {"flower": "flower", "class": "alembic", "dev": "hypothesis"}
+EXTRAS = {"flower": "flower", "solar": "ephem", "class": "alembic", "dev": "hypothesis"}
 SECONDS = 600
 
 

@@ -17,12 +17,12 @@ FILES = sorted(GRADER.rglob("*.py"))
 TESTS = sorted([*(ROOT / "tests").glob("*.py"), *(ROOT / "tests" / "benchmarks").glob("*.py")])
 LAYERS = (
     "errors words",
-    "check exercise history expect steps verdict containers timetable "
+    "check exercise history expect steps verdict containers timetable sun "
     "ledger invariants schedule slope curve",
     "process home place worker client publisher events tap clock faults links sandbox cell "
     "warden relay cgroup isolation submission services stack resources trail blame "
     "extras queues twin beat gauge",
-    "crew lab desk pipeline outcome orders job growth bench runner session grading",
+    "crew lab desk pipeline outcome orders job ops growth bench runner session grading",
     "report rubric documents verify doctor attacks",
     "classroom",
     "cli plugin",

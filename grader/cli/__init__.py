@@ -24,7 +24,7 @@ COMMANDS = {
     "status": ("live", "Say what runs and where."),
     "env": ("live", "Print the exports for your shell."),
     "doctor": ("doctor", "Check this machine and say how to mend it."),
-    "install": ("install", "Install an extra: flower, class, dev."),
+    "install": ("install", "Install an extra: flower, solar, class, dev."),
     "test": ("maintain", "Run the project's own tests."),
     "verify": ("maintain", "Prove starters, solutions, wrong and right answers."),
     "tables": ("maintain", "Write the generated tables of the documents anew."),

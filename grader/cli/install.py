@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-EXTRAS = ("flower", "class", "dev")
+EXTRAS = ("flower", "solar", "class", "dev")
 
 
 @click.command("install")

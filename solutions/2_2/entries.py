@@ -11,7 +11,7 @@ from typing import Any
 
 import redis
 from celery import Celery
-from celery.schedules import crontab, schedule
+from celery.schedules import crontab, schedule, solar
 
 ENTRIES, RUNS, ALIVE = "beat:entries", "beat:runs", "beat:alive"
 ALIVE_SECONDS = 10
@@ -28,8 +28,9 @@ def schedule_of(info: Any, app: Celery) -> schedule:
     """Return the schedule that a description means.
 
     Raises:
-        ValueError: it is not {"every": seconds > 0} or {"crontab": "m h dom mon dow"}, or has a
-            policy for missed runs that is neither "run_once" nor "skip".
+        ValueError: it is not {"every": seconds > 0}, {"crontab": "m h dom mon dow"} or {"solar":
+            "sunrise" or "sunset", "latitude": degrees, "longitude": degrees}, or has a policy for
+            missed runs that is neither "run_once" nor "skip".
     """
     if not isinstance(info, dict) or info.get("missed", SKIP) not in (SKIP, "run_once"):
         raise ValueError(f"not a schedule: {info!r}")
@@ -44,7 +45,19 @@ def schedule_of(info: Any, app: Celery) -> schedule:
                 return crontab(minute, hour, weekday, day, month, app=app)
             except Exception as error:  # some of its errors are no ValueErrors
                 raise ValueError(f"not a crontab: {text!r} ({error})") from None
+        case {
+            "solar": "sunrise" | "sunset" as event,
+            "latitude": lat,
+            "longitude": lon,
+            **rest,
+        } if not rest and degrees(lat, 90) and degrees(lon, 180):
+            return solar(event, lat, lon, app=app)
     raise ValueError(f"not a schedule: {info!r}")
+
+
+def degrees(value: Any, most: float) -> bool:
+    """Whether it is a number of degrees; nan lies between no two numbers."""
+    return type(value) in (int, float) and -most <= value <= most
 
 
 class Store:

@@ -313,8 +313,9 @@ def schedule_custom_task(
 
     Args:
         task_name: the full name of a registered task.
-        schedule_info: {"every": seconds} or {"crontab": "m h dom mon dow"}; "missed" says what to
-            do about runs that were missed while no beat ran, "run_once" (the default) or "skip".
+        schedule_info: {"every": seconds}, {"crontab": "m h dom mon dow"} or {"solar": "sunset",
+            "latitude": 31.2, "longitude": 121.5}; "missed" says what to do about runs that were
+            missed while no beat ran, "run_once" (the default) or "skip".
         task_args: the task's arguments.
     """
     if task_name not in app.tasks:

@@ -64,6 +64,7 @@ class HashScheduler(PersistentScheduler):
     """Looks into the hash every two seconds."""
 
     max_interval = 2
+    memory = ops_redis()
 
     def setup_schedule(self):
         super().setup_schedule()
@@ -76,8 +77,7 @@ class HashScheduler(PersistentScheduler):
     def refresh(self):
         """Add what is new and drop what is gone."""
         try:
-            with ops_redis() as client:
-                rows = {k.decode(): json.loads(v) for k, v in client.hgetall(HASH).items()}
+            rows = {k.decode(): json.loads(v) for k, v in self.memory.hgetall(HASH).items()}
         except redis.RedisError:
             return
         for name in [n for n in self.schedule if n.startswith("dyn-") and n not in rows]:

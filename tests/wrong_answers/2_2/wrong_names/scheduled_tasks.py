@@ -1,4 +1,4 @@
-"""The tasks have names of their own."""
+"""One task has a name of its own."""
 
 import json
 import math
@@ -46,7 +46,7 @@ app.conf.beat_schedule = {
         "options": {"expires": 3600},
     },
     "cache-refresh": {
-        "task": "scheduled_tasks.refresh_cache",
+        "task": "ops.refresh_cache",
         "schedule": crontab(minute="0,15,30,45"),
         "options": {"expires": 900},
     },
@@ -64,6 +64,7 @@ class HashScheduler(PersistentScheduler):
     """Looks into the hash every two seconds."""
 
     max_interval = 2
+    memory = ops_redis()
 
     def setup_schedule(self):
         super().setup_schedule()
@@ -76,8 +77,7 @@ class HashScheduler(PersistentScheduler):
     def refresh(self):
         """Add what is new and drop what is gone."""
         try:
-            with ops_redis() as client:
-                rows = {k.decode(): json.loads(v) for k, v in client.hgetall(HASH).items()}
+            rows = {k.decode(): json.loads(v) for k, v in self.memory.hgetall(HASH).items()}
         except redis.RedisError:
             return
         for name in [n for n in self.schedule if n.startswith("dyn-") and n not in rows]:
@@ -162,7 +162,7 @@ def cleanup_old_data(days_to_keep=30):
     }
 
 
-@app.task(name="reports.daily")
+@app.task
 def generate_daily_report():
     today = utc_now().astimezone(TZ).date()
     day = today - timedelta(days=1)
@@ -272,7 +272,7 @@ def summarize_user_activity():
     }
 
 
-@app.task
+@app.task(name="ops.refresh_cache")
 def refresh_cache():
     sales, activity = rows_of("transactions"), rows_of("activity", "started_at")
     values = {

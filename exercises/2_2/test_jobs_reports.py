@@ -1,0 +1,263 @@
+"""The daily report and the weekly summary of exercise 2_2: local days and weeks, at their edges."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime, timedelta
+
+from grader import ops, timetable
+from grader.check import check, hint
+from grader.expect import answers
+
+# ------------------------------------------------------------------------------------ the report
+
+
+def figures(start, end, tables):
+    """Count what lies from `start` on and before `end`: the report's figures."""
+    inside = {t: [row for row in rows if start <= row[-1] < end] for t, rows in tables.items()}
+    return {
+        "new_users": len(inside["users"]),
+        "active_users": len({user for user, _ in inside["activity"]}),
+        "transactions": {
+            "count": len(inside["transactions"]),
+            "amount": float(sum(amount for amount, _ in inside["transactions"])),
+        },
+        "errors": len(inside["errors"]),
+    }
+
+
+def edges(lab, start, end):
+    """Draw instants around a day, unequally many on each side of each of its ends.
+
+    Midnight by UTC is one of the times that are not an edge here.
+    """
+    rng = lab.rng
+    noon = start + (end - start) / 2
+    found = [start, start, start + ops.SECOND, end - ops.SECOND, end - ops.SECOND, noon]
+    found += [start - ops.SECOND] * 3 + [end] * 4 + [end + ops.SECOND]
+    found += [end - ops.SECOND / 4] * 2
+    for midnight in (start, end):
+        found += [midnight + timedelta(minutes=rng.randint(1, 400))] * rng.randint(1, 3)
+        found += [midnight - timedelta(minutes=rng.randint(1, 400))] * rng.randint(4, 6)
+    return found
+
+
+def day_data(lab, start, end):
+    """Draw a database around a day: {table: [(..., instant)]}."""
+    rng = lab.rng
+    return {
+        "users": [(at,) for at in edges(lab, start, end)],
+        "activity": [(rng.randint(1, 9), at) for at in edges(lab, start, end)],
+        "transactions": [(rng.randint(100, 99999) / 100, at) for at in edges(lab, start, end)],
+        "errors": [(at,) for at in edges(lab, start, end)],
+    }
+
+
+def put(lab, tables):
+    """Write such data into a new database."""
+    rng = lab.rng
+    rows = {
+        "users": [(ops.written(rng, at),) for (at,) in tables["users"]],
+        "errors": [(ops.written(rng, at),) for (at,) in tables["errors"]],
+        "transactions": [
+            (1, amount, ops.written(rng, at)) for amount, at in tables["transactions"]
+        ],
+        "activity": [
+            (user, rng.choice(ops.FEATURES), ops.written(rng, at), 5.0)
+            for user, at in tables["activity"]
+        ],
+    }
+    ops.database(lab, **rows)
+
+
+def report_at(lab, tz, now):
+    """Draw data around the day before `now`, ask for the report, return call and wanted figures."""
+    today = now.astimezone(tz)
+    end = ops.local(tz, today.year, today.month, today.day)
+    before = (today.replace(hour=12, fold=0) - ops.DAY).date()
+    start = ops.local(tz, before.year, before.month, before.day)
+    tables = day_data(lab, start, end)
+    put(lab, tables)
+    with ops.stage(lab, now=now):
+        call = lab.call("generate_daily_report")
+    return call, {"date": before.isoformat(), **figures(start, end, tables)}
+
+
+def compare_report(lab, call, wanted, now, mistake="default"):
+    """Compare a report with what it should say, figure by figure."""
+    assert ops.succeeded(lab, call)
+    for what, value in wanted.items():
+        seen = ops.result(call).get(what)
+        named = mistake
+        if what == "date" and seen == str(now.astimezone(ops.SHANGHAI).date()):
+            named = "today"
+        assert ops.is_value(lab, call, what, seen, value, now), hint(named)
+
+
+@check
+def test_report_of_yesterday(lab):
+    """generate_daily_report counts yesterday, from local midnight to local midnight."""
+    assert ops.registered(lab, "generate_daily_report"), hint("named")
+    # Early in the local morning, UTC has another date; the first of a month looks back at the last.
+    for month, day, hour in ((1, 1, 0), (3, 1, 7), (lab.rng.randint(4, 12), 15, 20)):
+        now = ops.drawn_day(lab, ops.SHANGHAI, month, day, hour, lab.rng.randint(1, 59))
+
+        call, wanted = report_at(lab, ops.SHANGHAI, now)
+
+        compare_report(lab, call, wanted, now, "which_day")
+
+
+@check(after=test_report_of_yesterday)
+def test_report_file(lab):
+    """The report is also written to daily_report_YYYYMMDD.json; a second run replaces it."""
+    now = ops.drawn_day(lab, ops.SHANGHAI, 6, lab.rng.randint(2, 28), 8, 0)
+    name = f"daily_report_{(now.astimezone(ops.SHANGHAI) - ops.DAY):%Y%m%d}.json"
+    for _ in range(2):
+        call, wanted = report_at(lab, ops.SHANGHAI, now)
+        assert ops.succeeded(lab, call)
+        found = ops.reports(lab)
+        seen = ops.document(found.get(name))
+        said = {"name": name, "wanted": wanted, "seen": seen if seen is not None else list(found)}
+        assert lab.fact(ops.same(seen, wanted), "report_file", **said)
+
+
+@check(after=test_report_file)
+def test_report_atomic(lab):
+    """When the disk is full, the old report stays whole and no draft is left."""
+    now = ops.drawn_day(lab, ops.SHANGHAI, 7, lab.rng.randint(2, 28), 8, 0)
+    report_at(lab, ops.SHANGHAI, now)
+    before = ops.reports(lab)
+
+    with ops.stage(lab, now=now, room=40):
+        call = lab.call("generate_daily_report")
+    after = ops.reports(lab)
+
+    assert call == answers()
+    for name, data in before.items():
+        said = {"name": name, "size": len(data), "seen": len(after.get(name, b""))}
+        assert lab.fact(after.get(name) == data, "report_whole", **said), hint("written_in_place")
+    drafts = sorted(set(after) - set(before))
+    assert lab.fact(not drafts, "report_draft", seen=drafts), hint("draft")
+
+
+# ---------------------------------------------------------------------------- the week's summary
+
+
+def week_data(lab, tz, monday):
+    """Draw two weeks of activity up to the Sunday after `monday`, and some rows on both sides.
+
+    Returns:
+        activity rows (user, feature, instant), users' instants, and the week's start and end.
+    """
+    rng = lab.rng
+    at = [ops.local(tz, *(monday + ops.DAY * days).timetuple()[:3]) for days in (-7, 0, 7)]
+    before, start, end = at
+    rows = []
+    # Whom the edges belong to decides: each of these users is seen nowhere else.
+    for user, instant in enumerate(
+        (
+            before - ops.SECOND,
+            before,
+            start - ops.SECOND,
+            start,
+            end - ops.SECOND,
+            end,
+            end + ops.MINUTE,
+        ),
+        101,
+    ):
+        rows.append((user, rng.choice(ops.FEATURES), instant))
+    for week in (before, start, end):
+        for _ in range(rng.randint(15, 25)):
+            minute = rng.randint(0, 7 * 24 * 60 - 120)
+            rows.append((rng.randint(1, 12), rng.choice(ops.FEATURES), week + ops.MINUTE * minute))
+    # A busy time early on a local morning: by UTC, it is another day and another hour.
+    day, hour = rng.randint(1, 6), rng.randint(1, 6)
+    busy = ops.local(tz, *(monday + ops.DAY * day).timetuple()[:3], hour, 5)
+    rows += [(rng.randint(1, 12), ops.FEATURES[day % 4], busy + ops.MINUTE * n) for n in range(45)]
+    users = [at + ops.SECOND * n for at in (before, start, end) for n in (-2, -1, 0, 1, 1)]
+    return rows, users, start, end
+
+
+def compare_summary(lab, tz, now, monday, mistake="default", known=True):
+    """Draw data, ask for the summary, and compare it figure by figure.
+
+    Args:
+        known: whether anybody was active in the week before.
+    """
+    rows, users, start, end = week_data(lab, tz, monday)
+    rows = [row for row in rows if known or row[2] >= start]
+    before = ops.local(tz, *(monday - ops.DAY * 7).timetuple()[:3])
+    rng = lab.rng
+    ops.database(
+        lab,
+        activity=[(user, feature, ops.written(rng, at), 1.5) for user, feature, at in rows],
+        users=ops.times(lab, users),
+    )
+
+    with ops.stage(lab, now=now):
+        call = lab.call("summarize_user_activity")
+
+    assert ops.succeeded(lab, call)
+    week = [row for row in rows if start <= row[2] < end]
+    seen, old = {row[0] for row in week}, {row[0] for row in rows if before <= row[2] < start}
+    wanted = {
+        "week_start": monday.date().isoformat(),
+        "active_users": len(seen),
+        "new_users": sum(start <= at < end for at in users),
+        "retention": len(seen & old) / len(old) if old else 0.0,
+    }
+    answer = ops.result(call)
+    for what, value in wanted.items():
+        assert ops.is_value(lab, call, what, answer.get(what), value, now), hint(mistake)
+    compare_features(lab, call, Counter(row[1] for row in week), now)
+    clock = [row[2].astimezone(tz) for row in week]
+    for what, counts in (
+        ("busiest_day", Counter(f"{at:%A}" for at in clock)),
+        ("busiest_hour", Counter(at.hour for at in clock)),
+    ):
+        best = [key for key, count in counts.items() if count == max(counts.values())]
+        said = {"what": what, "wanted": " / ".join(map(str, best)), "seen": repr(answer.get(what))}
+        right = answer.get(what) in best and not isinstance(answer.get(what), bool)
+        assert lab.fact(right, "value", call=call, now=now.isoformat(), **said), hint("by_utc")
+
+
+def compare_features(lab, call, counts, now):
+    """The features are listed with their rows, the most used first; how many is left open."""
+    listed = ops.result(call).get("top_features")
+    rows = listed if isinstance(listed, list) else []
+    seen = [(r.get("feature"), r.get("usage")) for r in rows if isinstance(r, dict)]
+    seen = [row for row in seen if isinstance(row[0], str)]
+    best = sorted(counts.values(), reverse=True)[: len(seen)]
+    right = seen and all(counts.get(name) == usage for name, usage in seen)
+    right = right and [usage for _, usage in seen] == best and len(dict(seen)) == len(seen)
+    said = {"what": "top_features", "wanted": counts.most_common(), "seen": repr(listed)[:200]}
+    assert lab.fact(right, "value", call=call, now=now.isoformat(), **said)
+
+
+@check
+def test_weekly_summary(lab):
+    """summarize_user_activity tells of the last full local week, Monday to Sunday."""
+    assert ops.registered(lab, "summarize_user_activity"), hint("named")
+    start = datetime(lab.rng.randint(2027, 2031), lab.rng.randint(1, 12), 1)
+    monday = start + ops.DAY * (7 - start.weekday())
+    # On a Monday at one in the morning, where beat asks for it, and late on a Sunday.
+    # The second time nobody was there the week before.
+    for days, hour, known in ((7, 1, True), (13, 23, False)):
+        now = ops.local(ops.SHANGHAI, *(monday + ops.DAY * days).timetuple()[:3], hour)
+        compare_summary(lab, ops.SHANGHAI, now, monday, "which_week", known)
+
+
+@check(after=(test_report_of_yesterday, test_weekly_summary))
+def test_another_zone(lab):
+    """With CELERY_TIMEZONE=Europe/Berlin report and summary follow its clock, changes and all."""
+    year = lab.rng.randint(2027, 2032)
+    with ops.zone(lab, "Europe/Berlin"):
+        for change in timetable.changes(ops.BERLIN, year):
+            sunday = change.astimezone(ops.BERLIN).replace(tzinfo=None, hour=0, minute=0)
+            for days in (0, 1, 2):
+                now = ops.local(ops.BERLIN, *(sunday + ops.DAY * days).timetuple()[:3], 8, 0)
+                call, wanted = report_at(lab, ops.BERLIN, now)
+                compare_report(lab, call, wanted, now, "zone")
+            now = ops.local(ops.BERLIN, *(sunday + ops.DAY).timetuple()[:3], 1, 0)
+            compare_summary(lab, ops.BERLIN, now, sunday - ops.DAY * 6, "zone")

@@ -19,8 +19,9 @@ from grader.classroom.book import Book
 from grader.classroom.evidence import pack
 from grader.classroom.marks import write_feedback, write_tables
 from grader.classroom.overview import difficulties, first_passes, seats
+from grader.classroom.pages import TEMPLATES
 from grader.classroom.roster import Person, Roster
-from grader.classroom.site import TEMPLATES, Site
+from grader.classroom.site import Site
 from grader.classroom.tables import Attempt, Override
 from grader.exercise import find
 from grader.report.timeline import timeline

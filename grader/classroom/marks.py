@@ -17,6 +17,7 @@ from typing import Any
 from grader.classroom.book import Book, Standing
 from grader.classroom.evidence import unpack
 from grader.classroom.overview import Seat
+from grader.classroom.pages import put
 from grader.exercise import Exercise
 from grader.report import render_documents
 from grader.report.document import Document, number, one_line
@@ -29,8 +30,8 @@ FORMULA = tuple("=+-@＝＋－＠\t\r")
 def write_tables(seats: Sequence[Seat], exercises: Sequence[Exercise], to: Path) -> Iterator[Path]:
     """Write the scores for Canvas and Moodle below `to` and yield each file's path."""
     used = [e for e in exercises if any(e.id in seat.standings for seat in seats)]
-    yield _put(to / "canvas.csv", _csv(_canvas(seats, used)))
-    yield _put(to / "moodle.csv", _csv(_moodle(seats, used)))
+    yield put(to / "canvas.csv", _csv(_canvas(seats, used)))
+    yield put(to / "moodle.csv", _csv(_moodle(seats, used)))
 
 
 def write_feedback(
@@ -38,12 +39,12 @@ def write_feedback(
 ) -> Iterator[Path]:
     """Write JUnit XML, and Markdown and results.json a student, and yield each file's path."""
     documents = [d for seat in seats for d in _documents(book, seat, exercises, lang)]
-    yield _put(to / "results.xml", render_documents(documents, "junit", lang, many=True))
+    yield put(to / "results.xml", render_documents(documents, "junit", lang, many=True))
     for seat in seats:
         mine = [_for_student(d, seat) for d in _documents(book, seat, exercises, lang)]
         for form, ending in (("markdown", "md"), ("gradescope", "json")) if mine else ():
             text = render_documents(mine, form, lang, many=len(mine) > 1)
-            yield _put(to / form / f"{seat.slug}.{ending}", text)
+            yield put(to / form / f"{seat.slug}.{ending}", text)
 
 
 def _canvas(seats: Iterable[Seat], exercises: Sequence[Exercise]) -> Iterator[list[str]]:
@@ -115,9 +116,3 @@ def _by_hand(standing: Standing) -> dict[str, Any]:
 def _for_student(document: Document, seat: Seat) -> Document:
     """Return the document without what is only for instructors: the seed."""
     return {**document, "seed": "", "submission": one_line(seat.key)}
-
-
-def _put(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
-    return path

@@ -7,24 +7,20 @@ place on the instructor's disk.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from grader.classroom.book import Book, Standing
 from grader.classroom.evidence import unpack
 from grader.classroom.overview import Seat, difficulties, first_passes, middle
+from grader.classroom.pages import pages, put, say
 from grader.exercise import Exercise
 from grader.report import Style
-from grader.report.document import Document, brokers, explain, number, one_line, points, rows, score
+from grader.report.document import Document, brokers, explain, number, points, rows, score
 from grader.report.timeline import timeline
-from grader.words import Text
-
-TEMPLATES = Path(__file__).with_name("templates")
 
 
 class Site:
@@ -37,19 +33,10 @@ class Site:
         self.book, self.seats, self.lang, self.to = book, seats, lang, to
         self.exercises = [exercise for exercise in exercises if exercise.id in used]
         self._style = Style(lang)
-        self._pages = Environment(
-            loader=FileSystemLoader(TEMPLATES),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._pages.filters |= {"line": one_line, "number": number, "time": _time, "prose": _prose}
-        self._pages.globals |= {"say": self._say, "report": self._style.say, "lang": lang}
+        self._pages = pages(lang)
 
     def write(self) -> Iterator[Path]:
         """Write every page and yield its path."""
-        (self.to / "students").mkdir(parents=True, exist_ok=True)
         yield self._write("index.html", exercises=self.exercises, seats=self._matrix())
         for exercise in self.exercises:
             yield self._write(
@@ -62,12 +49,10 @@ class Site:
 
     def _write(self, page: str, template: str = "", **fields: Any) -> Path:
         text = self._pages.get_template(template or page).render(**fields)
-        path = self.to / page
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")
-        return path
+        return put(self.to / page, text)
 
     def _say(self, key: str, **fields: object) -> str:
-        return Text.of(f"site_{key}", **fields).render(self.lang)
+        return say(self.lang, key, **fields)
 
     def _matrix(self) -> Iterator[tuple[Seat, list[dict[str, Any]]]]:
         for seat in self.seats:
@@ -148,14 +133,3 @@ class Site:
             "points": points(entries),
             "lines": explain(entries, self._style),
         }
-
-
-def _prose(text: str) -> Markup:
-    """Return the lab's own words as HTML; what stands between backticks is code."""
-    parts = one_line(text).split("`")
-    marked = [f"<code>{escape(p)}</code>" if n % 2 else escape(p) for n, p in enumerate(parts)]
-    return Markup("".join(marked)) if len(parts) % 2 else escape(one_line(text))
-
-
-def _time(at: datetime | None) -> str:
-    return at.astimezone().strftime("%Y-%m-%d %H:%M") if at else ""

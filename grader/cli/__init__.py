@@ -16,6 +16,7 @@ COMMANDS = {
     "class": ("classroom", "Grade a whole class into a grade book."),
     "history": ("classroom", "Show a grade book, or a student's attempts."),
     "report": ("classroom", "Write a grade book as web pages and for other programs."),
+    "similar": ("classroom", "Show likely copies, side by side."),
     "regrade": ("classroom", "Grade again, also what has not changed."),
     "override": ("classroom", "Set a score by hand, with a reason."),
     "list": ("catalogue", "List the exercises."),

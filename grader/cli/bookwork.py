@@ -17,7 +17,7 @@ from grader.classroom.overview import seats
 from grader.classroom.site import Site
 from grader.classroom.tables import Override
 from grader.cli import language
-from grader.cli.saying import console, echo, offered, outcome, shown_time, table
+from grader.cli.saying import console, echo, new_folder, offered, outcome, shown_time, table
 from grader.errors import UsageError
 from grader.report.document import number, one_line
 from grader.words import Text
@@ -44,9 +44,7 @@ def override(path: Path, student: str, id: str, score: float | None, reason: str
 def report(path: Path, out: Path, feedback: bool, lang: str | None) -> None:
     """Write the pages and the files of a grade book into a folder that is new or a report's."""
     lang = lang or language()
-    index = out / "index.html"
-    if out.exists() and not (out.is_dir() and (index.exists() or not any(out.iterdir()))):
-        raise UsageError("report_folder", path=out)
+    new_folder(out)
     with Book(path) as book:
         seated, every = seats(book), offered()
         if not seated:
@@ -58,7 +56,7 @@ def report(path: Path, out: Path, feedback: bool, lang: str | None) -> None:
                 files += write_feedback(book, seated, every, lang, out / "feedback")
         except OSError as error:
             raise UsageError("cannot_write", path=out, error=error.strerror) from None
-    echo("report_done", lang, count=len(files), path=index)
+    echo("report_done", lang, count=len(files), path=out / "index.html")
 
 
 def _known(book: Book, student: str, id: str) -> Key:

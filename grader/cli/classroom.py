@@ -140,6 +140,19 @@ def report_command(book: Path, out: Path, feedback: bool, lang: str | None) -> N
     report(book, out, feedback, lang)
 
 
+@click.command("similar")
+@BOOK
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="A new folder.")
+@click.option("--least", type=click.IntRange(1, 100), default=40, help="Percent in common.")
+@click.option("--lang", type=click.Choice(["en", "zh"]), default=None)
+def similar_command(book: Path, out: Path, least: int, lang: str | None) -> None:
+    """Show likely copies among the works that the last `lab class` found, side by side."""
+    _need_extra({"lang": lang})
+    from grader.cli.classwork import similar
+
+    similar(book, out, least / 100, lang)
+
+
 def _need_extra(options: dict[str, Any]) -> None:
     """Install what grade books need where it is missing."""
     from grader.cli import language

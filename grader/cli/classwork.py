@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from grader import exercise as exercises
 from grader.classroom.book import Book, Key, Standing
+from grader.classroom.copies import write_copies
 from grader.classroom.course import Settings, Step, grade_class
 from grader.classroom.intake import Intake, collect, open_export
 from grader.classroom.roster import Roster, read_roster
@@ -24,7 +25,7 @@ from grader.classroom.tables import Attempt, Call
 from grader.classroom.work import Work
 from grader.cli import language
 from grader.cli.classroom import moment
-from grader.cli.saying import console, echo, offered, outcome, shown_time, table
+from grader.cli.saying import console, echo, new_folder, offered, outcome, shown_time, table
 from grader.errors import UsageError
 from grader.home import Home
 from grader.report.document import one_line
@@ -67,6 +68,24 @@ def _grade(book: Book, intake: Intake, roster: Roster, options: dict[str, Any]) 
     counts = _follow(steps, len(works) * options["runs"], lang)
     keys = [Key(work.student, work.exercise) for work in works]
     return _sum_up(list(book.standings(keys)), counts, book.path, lang) if keys else 0
+
+
+def similar(path: Path, out: Path, least: float, lang: str | None) -> None:
+    """Write pages about likely copies among the works of the last call, and print the pairs."""
+    lang = lang or language()
+    new_folder(out)
+    with Book(path) as book, Home("class") as home:
+        call = book.last_call()
+        if call is None:
+            raise UsageError("book_empty", path=path)
+        with _found(Path(call.submissions), call.options) as (intake, _):
+            pairs = list(
+                write_copies(intake.works, offered(), least, lang, home.folder / "open", out)
+            )
+    for id, pair in pairs:
+        names = f"{one_line(pair.one)}  {one_line(pair.other)}"
+        click.echo(f"{id:<8}  {round(100 * pair.share):>3} %  {names}")
+    echo("similar_done", lang, count=len(pairs), path=out / "index.html")
 
 
 def show_intake(submissions: Path, options: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from grader import exercise as exercises
+from grader.errors import UsageError
 from grader.report.document import number
 from grader.words import Text
 
@@ -38,6 +40,13 @@ def console() -> Console:
 def echo(key: str, lang: str, **fields: object) -> None:
     """Print a sentence of the catalogue."""
     click.echo(Text.of(key, **fields).render(lang))
+
+
+def new_folder(out: Path) -> None:
+    """Refuse a folder that holds something else than what was written there before."""
+    index = out / "index.html"
+    if out.exists() and not (out.is_dir() and (index.exists() or not any(out.iterdir()))):
+        raise UsageError("report_folder", path=out)
 
 
 def shown_time(at: datetime) -> str:

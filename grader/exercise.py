@@ -71,6 +71,7 @@ class Exercise:
     patience: int
     criteria: tuple[Criterion, ...]
     words: Mapping[str, Mapping[str, Mapping[str, str]]]
+    private: Path | None = None  # an instructor's own checks (grader/private.py)
 
     @cached_property
     def checks(self) -> dict[str, Check]:
@@ -86,8 +87,9 @@ class Exercise:
 
     @property
     def check_files(self) -> list[Path]:
-        """The files that hold the checks, sorted by name."""
-        return sorted(self.folder.glob("test_*.py"))
+        """The files that hold the checks, sorted by name, an instructor's own last."""
+        own = sorted(self.private.glob("test_*.py")) if self.private else []
+        return [*sorted(self.folder.glob("test_*.py")), *own]
 
     def asked(self, wanted: str) -> tuple[str, ...]:
         """Return the brokers to run on for an option's "redis", "rabbitmq" or "all".
@@ -163,10 +165,10 @@ def load(folder: Path) -> Exercise:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, RecursionError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadExercise("broken_toml", file=file, error=error) from None
-    return _Reader(file, data).exercise()
+    return Reader(file, data).exercise()
 
 
-class _Reader:
+class Reader:
     """Turns the parsed file into an Exercise and names the key that is wrong."""
 
     def __init__(self, file: Path, data: dict[str, Any]) -> None:
@@ -186,7 +188,6 @@ class _Reader:
         rows = self.need(data, "criteria", dict, "criteria")
         if not rows:
             raise self.wrong("criteria", "a table with at least one criterion")
-        words = self.need(data, "words", dict, "words", optional=True)
         return Exercise(
             id=self.file.parent.name,
             folder=self.file.parent,
@@ -203,11 +204,16 @@ class _Reader:
             children=self.count("children", 2),
             patience=self.count("patience", 240),
             criteria=tuple(self.criterion(id, row, len(brokers)) for id, row in rows.items()),
-            words={
-                key: {side: self.both(row, side, f"words.{key}.{side}") for side in SIDES}
-                for key, row in words.items()
-            },
+            words=self.all_words(),
         )
+
+    def all_words(self) -> dict[str, dict[str, dict[str, str]]]:
+        """Return the sentences that the checks may use: key -> side -> language -> text."""
+        table = self.need(self.data, "words", dict, "words", optional=True)
+        return {
+            key: {side: self.both(row, side, f"words.{key}.{side}") for side in SIDES}
+            for key, row in table.items()
+        }
 
     def environment(self) -> dict[str, str]:
         """Return variable -> text; its {placeholders} name resources."""

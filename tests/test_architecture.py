@@ -22,7 +22,7 @@ LAYERS = (
     "process home place worker client publisher events tap clock faults links sandbox cell "
     "warden relay cgroup isolation submission services stack resources trail blame "
     "extras queues twin beat gauge",
-    "crew lab desk pipeline outcome orders job ops growth bench runner session grading",
+    "private crew lab desk pipeline outcome orders job ops growth bench runner session grading",
     "report rubric documents verify doctor attacks",
     "classroom",
     "cli plugin",

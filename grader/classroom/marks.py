@@ -19,6 +19,7 @@ from grader.classroom.evidence import unpack
 from grader.classroom.overview import Seat
 from grader.classroom.pages import put
 from grader.exercise import Exercise
+from grader.private import for_student
 from grader.report import render_documents
 from grader.report.document import Document, number, one_line
 
@@ -41,7 +42,7 @@ def write_feedback(
     documents = [d for seat in seats for d in _documents(book, seat, exercises, lang)]
     yield put(to / "results.xml", render_documents(documents, "junit", lang, many=True))
     for seat in seats:
-        mine = [_for_student(d, seat) for d in _documents(book, seat, exercises, lang)]
+        mine = [for_student(d, lang) for d in _documents(book, seat, exercises, lang)]
         for form, ending in (("markdown", "md"), ("gradescope", "json")) if mine else ():
             text = render_documents(mine, form, lang, many=len(mine) > 1)
             yield put(to / form / f"{seat.slug}.{ending}", text)
@@ -111,8 +112,3 @@ def _by_hand(standing: Standing) -> dict[str, Any]:
     if standing.override is None or standing.override.score is None:
         return {}
     return {"score": number(standing.override.score)}
-
-
-def _for_student(document: Document, seat: Seat) -> Document:
-    """Return the document without what is only for instructors: the seed."""
-    return {**document, "seed": "", "submission": one_line(seat.key)}

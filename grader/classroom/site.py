@@ -18,6 +18,7 @@ from grader.classroom.evidence import unpack
 from grader.classroom.overview import Seat, difficulties, first_passes, middle
 from grader.classroom.pages import pages, put, say
 from grader.exercise import Exercise
+from grader.private import for_student
 from grader.report import Style
 from grader.report.document import Document, brokers, explain, number, points, rows, score
 from grader.report.timeline import timeline
@@ -85,12 +86,11 @@ class Site:
         standings = [s.standings[exercise.id] for s in self.seats if exercise.id in s.standings]
         distinct = {standing.key: standing for standing in standings}
         passes = first_passes(self.book, distinct)
-        titles = {c.id: self._title(exercise, c.id) for c in exercise.criteria}
-        known = {d.id: d for d in difficulties(distinct.values())}
-        order = [known[c.id] for c in exercise.criteria if c.id in known]
+        order = {c.id: n for n, c in enumerate(exercise.criteria)}
+        known = sorted(difficulties(distinct.values()), key=lambda d: order.get(d.id, len(order)))
         return {
             "exercise": exercise,
-            "rows": [(titles[d.id], d) for d in order],
+            "rows": [(self._title(exercise, d.id), d) for d in known],
             "students": len(distinct),
             "passed": len(passes),
             "works": middle([works for works, _ in passes]),
@@ -98,6 +98,8 @@ class Site:
         }
 
     def _title(self, exercise: Exercise, id: str) -> str:
+        if id not in exercise.checks:
+            return id  # a private check, or one of an older version
         if self.lang == "en":
             return exercise.checks[id].claim
         return exercise.criterion(id).title.get(self.lang, exercise.checks[id].claim)
@@ -114,7 +116,7 @@ class Site:
             return part | {"document": None, "attempts": []}
         attempts = self.book.rows(standing.key)
         evidence = unpack(self.book.evidence(standing.attempt.id))
-        document: Document = evidence["documents"][self.lang]
+        document: Document = for_student(evidence["documents"][self.lang], self.lang)
         draw = partial(timeline, title=self._say("timeline", exercise=exercise.id))
         drawn = {name: Markup(draw(h)) for name, h in evidence["histories"].items()}
         return part | {

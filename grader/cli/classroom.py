@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from grader.cli.options import grading
+from grader.cli.options import checks, grading
 
 BOOK = click.argument("book", type=click.Path(path_type=Path))
 
@@ -35,6 +35,7 @@ def _reading_options(function: Any) -> Any:
         click.option("--roster", type=click.Path(path_type=Path), help="CSV: names and groups."),
         click.option("--deadline", default="", metavar="TIME", help="ISO 8601; later is late."),
         click.option("--ref", default="", help="Branch of git repositories to grade."),
+        checks,
     ):
         function = option(function)
     return function

@@ -28,11 +28,12 @@ from grader.cli.classroom import moment
 from grader.cli.saying import console, echo, new_folder, offered, outcome, shown_time, table
 from grader.errors import UsageError
 from grader.home import Home
+from grader.private import with_private
 from grader.report.document import one_line
 from grader.words import Text
 
 # What says whose work is whose: a call that grades again reads the submissions in the same way.
-READING = ("ids", "roster", "deadline", "ref")
+READING = ("ids", "roster", "deadline", "ref", "checks")
 
 
 def carry_out(submissions: Path, path: Path, options: dict[str, Any]) -> int:
@@ -56,7 +57,8 @@ def again(path: Path, options: dict[str, Any]) -> int:
         reading = {**options, **call.options}
         with _found(Path(call.submissions), reading) as (intake, roster):
             works = tuple(w for w in intake.works if not asked or w.exercise in asked)
-            return _grade(book, replace(intake, works=works), roster, {**options, "again": True})
+            options |= {"again": True, "checks": call.options.get("checks")}
+            return _grade(book, replace(intake, works=works), roster, options)
 
 
 def _grade(book: Book, intake: Intake, roster: Roster, options: dict[str, Any]) -> int:
@@ -64,7 +66,9 @@ def _grade(book: Book, intake: Intake, roster: Roster, options: dict[str, Any]) 
     book.enrol(roster)
     works = _chosen(intake.works, options.get("students", ()))
     _say_strays(intake, lang)
-    steps = grade_class(works, offered(), book, _settings(options, lang), _tell)
+    checks = Path(options["checks"]) if options["checks"] else None
+    exercises = [with_private(exercise, checks) for exercise in offered()]
+    steps = grade_class(works, exercises, book, _settings(options, lang), _tell)
     counts = _follow(steps, len(works) * options["runs"], lang)
     keys = [Key(work.student, work.exercise) for work in works]
     return _sum_up(list(book.standings(keys)), counts, book.path, lang) if keys else 0

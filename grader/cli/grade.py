@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from grader.cli.options import FORMATS, grading
+from grader.cli.options import FORMATS, checks, grading
 
 
 @click.command("grade")
@@ -21,6 +21,7 @@ from grader.cli.options import FORMATS, grading
 )
 @click.option("--format", "form", type=click.Choice(FORMATS), default="text")
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="Write to a file.")
+@checks
 @grading
 def grade_command(what: tuple[str, ...], **options: Any) -> None:
     """Grade the work in exercises/ID, or another folder's.
@@ -33,6 +34,7 @@ def grade_command(what: tuple[str, ...], **options: Any) -> None:
     from grader import exercise
     from grader.errors import UsageError
     from grader.grading import Order, grade_all
+    from grader.private import with_private
 
     lang = options["lang"] or _language()
     orders = _orders(what, options["submission"])
@@ -43,7 +45,7 @@ def grade_command(what: tuple[str, ...], **options: Any) -> None:
         raise UsageError("no_out_folder", folder=out.absolute().parent)
     quiet = options["form"] != "text" and not out
     results = grade_all(
-        [Order(exercise.find(id), path) for id, path in orders],
+        [Order(with_private(exercise.find(id), options["checks"]), path) for id, path in orders],
         broker=options["broker"],
         stack=options["stack"] or "",
         required=options["require"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,6 +11,16 @@ import click
 from grader.exercise import PROVIDERS
 
 FORMATS = ("text", "json", "junit", "gradescope", "markdown")
+
+
+def checks(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option for an instructor's own checks."""
+    return click.option(
+        "--checks",
+        type=click.Path(path_type=Path),
+        default=None,
+        help="A folder of your own checks, one for each exercise: DIR/1_2/private.toml.",
+    )(function)
 
 
 def grading(function: Callable[..., Any]) -> Callable[..., Any]:

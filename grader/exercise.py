@@ -175,6 +175,7 @@ class Reader:
         self.file, self.data = file, data
 
     def exercise(self) -> Exercise:
+        """Return the whole exercise."""
         data = self.data
         brokers, files = self.texts("brokers"), self.texts("files")
         if set(brokers) - set(BROKERS):
@@ -243,12 +244,14 @@ class Reader:
         return int(found)
 
     def texts(self, key: str) -> tuple[str, ...]:
+        """Return a list of different texts, at least one."""
         found = self.need(self.data, key, list, key)
         if not found or not all(isinstance(t, str) for t in found) or len(set(found)) < len(found):
             raise self.wrong(key, "a list of different texts, at least one")
         return tuple(found)
 
     def criterion(self, id: str, row: Any, brokers: int) -> Criterion:
+        """Return one row of the rubric, its points shared among so many brokers."""
         key = f"criteria.{id}"
         if not isinstance(row, dict):
             raise self.wrong(key, "a table")
@@ -282,6 +285,7 @@ class Reader:
         return texts
 
     def need(self, table: Any, name: str, kind: type, key: str, optional: bool = False) -> Any:
+        """Return what stands under a name, of that kind and not blank; `key` is its full name."""
         value = table.get(name) if isinstance(table, dict) else None
         if optional and isinstance(table, dict) and name not in table:
             return kind()
@@ -291,6 +295,7 @@ class Reader:
         return value
 
     def wrong(self, key: str, wanted: str | None) -> BadExercise:
+        """Return the error that names the file, the key and what is wanted there."""
         return BadExercise("bad_key", file=self.file, key=key, wanted=wanted or "a table or list")
 
 

@@ -61,6 +61,7 @@ def test_gradescope_gets_its_results(autograder):
     assert status == 0
     assert results["score"] == 140
     assert all(test["status"] == "passed" for test in results["tests"])
+    assert not {"solutions", "tests"} & {p.name for p in (autograder / "source").iterdir()}
 
 
 def test_gradescope_gets_a_zero_for_nothing(autograder):

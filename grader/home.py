@@ -201,9 +201,9 @@ def daemons(folder: Path) -> Iterator[psutil.Process]:
     """Yield the living processes that belong to a run's folder, whatever the ledger says.
 
     Every submission's home is in it: so one is found that has left its session and outlived its
-    parent, where no sandbox has ended it; not one that has also changed its environment. A server
-    of ours works in it: so one is found whose grader was killed before it could note it down. An
-    instructor who looks around in the folder has a terminal, which no process of ours has.
+    parent, where no sandbox has ended it; not one that has also changed its environment and its
+    folder. A server of ours works in it: so one is found whose grader was killed before it could
+    note it down. An instructor who looks around in it has a terminal, which no process of ours has.
     """
     import psutil
 

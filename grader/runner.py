@@ -59,9 +59,9 @@ class Run:
         seed: int,
         box: Sandbox | None = None,
         shares: int = 1,
-        keep: Path = RUNS,
+        keep: Path | None = None,
     ) -> None:
-        self.keep = keep  # where the histories are saved
+        self.keep = keep or RUNS  # where the histories are saved
         self.exercise, self.submission, self.broker = exercise, submission, broker
         self.shares = shares  # among how many brokers a criterion's points are shared out
         self.stack, self.seed, self.box = stack, seed, box or best()
@@ -270,7 +270,7 @@ def grade(
     only: Iterable[str] = (),
     progress: Progress = lambda finding: None,
     box: Sandbox | None = None,
-    keep: Path = RUNS,
+    keep: Path | None = None,
 ) -> Result:
     """Grade a submission on every broker named.
 
@@ -278,7 +278,7 @@ def grade(
         brokers: brokers to run on, all of them available.
         only: criteria to judge; all of the exercise's if empty.
         progress: called with each finding as it becomes known.
-        keep: the folder for what was seen, a file for each broker and lane.
+        keep: the folder for what was seen, a file for each broker and lane; .lab/runs by default.
 
     Returns:
         The result; a criterion's points are shared out equally among the brokers.

@@ -321,8 +321,8 @@ def test_a_daemon_is_not_found_by_end(start, tmp_path):
 
 
 def test_a_daemon_that_changed_its_environment_is_not_found(start, tmp_path):
-    """The honest limit without a sandbox: a daemon that also forgets its home is nobody's."""
-    again = f"os.execve({sys.executable!r}, ['x', '-c', {IDLE!r}], {{}})"
+    """The honest limit without a sandbox: a daemon that forgets home and folder is nobody's."""
+    again = f"os.chdir('/'); os.execve({sys.executable!r}, ['x', '-c', {IDLE!r}], {{}})"
     script = DAEMON.replace("        signal.pause()", f"        {again}")
     child = start(script, words="born\n")
     (pid,) = pids(child)

@@ -77,10 +77,14 @@ def test_basic_arithmetic(lab):
         ((op, x, y), exact(op, x, y)) for op in ("add", "subtract", "multiply") for x, y in pairs
     ]
     rows += [(("divide", a * 4, 8), a / 2), (("divide", 7, -2), -3.5), (("divide", 0, a), 0.0)]
+    rows += [(("divide", -7, 2), -3.5), (("divide", -a * 4, -8), a / 2)]
+    thirds = [(("divide", x, y), x / y) for x, y in ((a, 7), (-a, 3), (0.001, a))]
 
     missing = lab.unregistered(["add", "subtract", "multiply", "divide"])
     assert lab.fact(not missing, "registered", missing=missing, found=lab.tasks)
     for call, wanted in compare(lab, rows):
+        assert call == wanted
+    for call, wanted in compare(lab, thirds, rel=RELATIVE):
         assert call == wanted
 
 
@@ -139,6 +143,8 @@ def stored(call):
 def test_decimal_exactness(lab):
     """add, subtract and multiply give the exact decimal result, rounded once: 0.1 + 0.2 is 0.3."""
     pairs = [("add", 0.1, 0.2), ("add", "0.1", 0.2), ("subtract", 0.3, 0.1), ("multiply", 1.1, 1.1)]
+    # What is small is no zero.
+    pairs += [("multiply", 0.00003, 0.00002), ("subtract", "1.000000001", 1), ("add", 1e-9, 0)]
     for operation in ("add", "subtract", "multiply"):
         pairs += [(operation, *unkind_pair(lab.rng, operation)) for _ in range(3)]
 

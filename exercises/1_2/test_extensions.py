@@ -9,6 +9,7 @@ from grader.check import check, hint
 from grader.expect import answers, fails_with, lists, returns
 
 KEPT = 1000
+USUAL = 10  # entries, where the caller names no limit
 ITEMS = 8
 
 
@@ -148,6 +149,10 @@ def test_history_is_shared(lab):
     lab.finish(lab.send_all([("add", i, n) for i in range(KEPT + 20)], within=30))
     seen = history(lab, 2 * KEPT, lambda seen: len(seen) == KEPT)
     assert lab.fact(len(seen) == KEPT, "history_cap", kept=KEPT, seen=len(seen)), hint("unbounded")
+    call = lab.call("history")
+    assert call == lists()
+    seen = len(call.reply.result)
+    assert lab.fact(seen == USUAL, "history_limit", limit=USUAL, seen=seen)
 
 
 def items_of(lab, count=ITEMS):

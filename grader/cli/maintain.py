@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from grader.cli import language
 from grader.cli.options import grading
 
 
@@ -25,7 +26,10 @@ def test_command(require: tuple[str, ...], arguments: tuple[str, ...]) -> None:
     import os
 
     from grader.exercise import ROOT
+    from grader.extras import need, supply
 
+    supply(["dev"], lambda line: click.echo(line, err=True), language())
+    need("dev")
     env = dict(os.environ)
     if "rabbitmq" in require:
         env["LAB_REQUIRE_RABBITMQ"] = "1"

@@ -6,10 +6,12 @@ Every folder is a submission like any other. A wrong answer holds case.toml:
     why = "one sentence"
     also = { other = "why" }     and these, for the reason given
     broker = "rabbitmq"          where the mistake shows only there (optional)
+    base, changes                where it is another answer but for its mistake (see variant.py)
 """
 
 from __future__ import annotations
 
+import shutil
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +25,7 @@ from grader.runner import grade
 from grader.session import as_they_end
 from grader.stack.provider import Stack
 from grader.submission import Submission
+from grader.variant import laid
 from grader.verdict import Result, Verdict
 
 WRONG, RIGHT = ROOT / "tests" / "wrong_answers", ROOT / "tests" / "right_answers"
@@ -70,7 +73,8 @@ def verify(
         ids: exercises to verify, all by default.
     """
     exercises = [find(id) for id in ids] or [find(folder.name) for folder in folders()]
-    tasks = [t for e in exercises for t in tasks_of(e, tuple(brokers), full)]
+    scratch = stack.home.folder / "cases"
+    tasks = [t for e in exercises for t in tasks_of(e, tuple(brokers), full, scratch)]
     for task in tasks:
         if not task.needs <= set(brokers):
             yield Outcome(task.name, [], 0.0, not_run=True)
@@ -98,8 +102,10 @@ def carry_out(task: Task, stack: Stack, seed: int) -> Outcome:
     return Outcome(task.name, task.judge(result), result.seconds)
 
 
-def tasks_of(exercise: Exercise, brokers: tuple[str, ...], full: bool) -> Iterator[Task]:
-    """Yield the tasks of one exercise, the longest first."""
+def tasks_of(
+    exercise: Exercise, brokers: tuple[str, ...], full: bool, scratch: Path
+) -> Iterator[Task]:
+    """Yield the tasks of one exercise, the longest first; variants are laid out in `scratch`."""
     mine = tuple(b for b in exercise.brokers if b in brokers)
     some = mine if full else mine[:1]
     id = exercise.id
@@ -108,7 +114,7 @@ def tasks_of(exercise: Exercise, brokers: tuple[str, ...], full: bool) -> Iterat
         core = () if full else tuple(c.id for c in exercise.criteria if not c.bonus)
         yield Task(f"right/{id}/{path.name}", exercise, path, some, core, has_core)
     for path in cases(WRONG / id):
-        yield _wrong(exercise, path, some, full)
+        yield _wrong(exercise, path, some, full, scratch)
     yield Task(f"exercises/{id}", exercise, EXERCISES / id, some, (), starts_empty)
 
 
@@ -117,8 +123,11 @@ def cases(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("*") if p.is_dir()) if folder.is_dir() else []
 
 
-def _wrong(exercise: Exercise, path: Path, some: tuple[str, ...], full: bool) -> Task:
+def _wrong(
+    exercise: Exercise, path: Path, some: tuple[str, ...], full: bool, scratch: Path
+) -> Task:
     case = read_case(path, exercise)
+    whole = laid(path, case, scratch / exercise.id / path.name)
     brokers = (case["broker"],) if "broker" in case else some
     fails, also = set(case["fails"]), set(case.get("also", {}))
     only = tuple(case["fails"])
@@ -130,7 +139,16 @@ def _wrong(exercise: Exercise, path: Path, some: tuple[str, ...], full: bool) ->
     def judge(result: Result) -> list[str]:
         return fails_exactly(result, fails, also)
 
-    return Task(f"wrong/{exercise.id}/{path.name}", exercise, path, brokers, only, judge)
+    return Task(f"wrong/{exercise.id}/{path.name}", exercise, whole, brokers, only, judge)
+
+
+def lay_out(exercise: Exercise, to: Path) -> Iterator[Path]:
+    """Write an exercise's wrong answers whole below `to`, to be graded by hand; yield each."""
+    for path in cases(WRONG / exercise.id):
+        whole = laid(path, read_case(path, exercise), to / path.name)
+        if whole == path:
+            shutil.copytree(path, to / path.name)
+        yield to / path.name
 
 
 def read_case(path: Path, exercise: Exercise) -> dict[str, Any]:

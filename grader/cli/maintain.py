@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import click
@@ -37,15 +38,38 @@ def test_command(require: tuple[str, ...], arguments: tuple[str, ...]) -> None:
     sys.exit(subprocess.run(command, env=env, cwd=ROOT).returncode)
 
 
+def _lay(ids: tuple[str, ...], to: Path) -> None:
+    from grader.errors import UsageError
+    from grader.exercise import find, folders
+    from grader.verify import lay_out
+
+    if to.exists():
+        raise UsageError("lay_exists", folder=to)
+    for id in ids or [folder.name for folder in folders()]:
+        count = len(list(lay_out(find(id), to / id)))
+        click.echo(f"{to / id}: {count}")
+
+
 @click.command("verify")
 @click.argument("ids", nargs=-1, metavar="[ID ...]")
 @click.option("--full", is_flag=True, help="Everything on every broker, every criterion.")
 @click.option("--attacks", is_flag=True, help="The published suite of attacks, nothing else.")
+@click.option(
+    "--lay",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Only write the wrong answers whole into this new folder, to try them by hand.",
+)
 @grading
-def verify_command(ids: tuple[str, ...], full: bool, attacks: bool, **options: Any) -> None:
+def verify_command(
+    ids: tuple[str, ...], full: bool, attacks: bool, lay: Path | None, **options: Any
+) -> None:
     """Prove that starters fail, solutions shine, and every wrong answer fails as it says."""
     if attacks:
         _attack(ids, options)
+    if lay:
+        _lay(ids, lay)
+        return
     from grader.documents import problems
     from grader.exercise import find, folders
     from grader.extras import supply

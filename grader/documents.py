@@ -40,9 +40,7 @@ def exercise_table(path: Path) -> str:
     rows = [head, "|---|---|---|---|---|---|"]
     for exercise in map(find, (folder.name for folder in folders())):
         place = (exercise.folder / HANDOUTS[lang]).relative_to(path.parent).as_posix()
-        core, bonus = (
-            sum(c.points for c in exercise.criteria if c.bonus is b) for b in (False, True)
-        )
+        core, bonus = exercise.points(), exercise.points(bonus=True)
         stars = "★" * exercise.stars
         rows.append(
             f"| [{exercise.id} {exercise.title[lang]}]({place}) | {stars} | {exercise.minutes} "

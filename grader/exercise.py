@@ -91,6 +91,10 @@ class Exercise:
         own = sorted(self.private.glob("test_*.py")) if self.private else []
         return [*sorted(self.folder.glob("test_*.py")), *own]
 
+    def points(self, bonus: bool = False) -> int:
+        """Return the core points to be had, or the bonus points."""
+        return sum(c.points for c in self.criteria if c.bonus is bonus)
+
     def asked(self, wanted: str) -> tuple[str, ...]:
         """Return the brokers to run on for an option's "redis", "rabbitmq" or "all".
 

@@ -202,24 +202,9 @@ def spawn(
         LabFault: the program can't be started, or not be noted in the ledger.
     """
     try:
-        reading, writing = _output_to(log)
+        process, reading = _open(command, dict(env), cwd, stdin, stdout, log)
     except OSError as error:
         raise LabFault("cannot_start", program=command[0], error=error) from error
-    try:
-        process = subprocess.Popen(
-            command,
-            env=dict(env),
-            cwd=cwd,
-            stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
-            stdout=subprocess.PIPE if stdout else writing,
-            stderr=writing,
-            start_new_session=True,
-        )
-    except OSError as error:
-        os.close(reading)
-        raise LabFault("cannot_start", program=command[0], error=error) from error
-    finally:
-        os.close(writing)
     child = Child(process, Output(reading))
     try:
         record(ledger, child.pid)
@@ -229,6 +214,34 @@ def spawn(
     for watch in watchers:
         watch(child)
     return child
+
+
+def _open(
+    command: Sequence[str],
+    env: dict[str, str],
+    cwd: Path,
+    stdin: bool,
+    stdout: bool,
+    log: Path | None,
+) -> tuple[subprocess.Popen[bytes], int]:
+    """Return the process, and the descriptor from which its output is read."""
+    reading, writing = _output_to(log)
+    try:
+        process = subprocess.Popen(
+            command,
+            env=env,
+            cwd=cwd,
+            stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if stdout else writing,
+            stderr=writing,
+            start_new_session=True,
+        )
+    except BaseException:
+        os.close(reading)
+        raise
+    finally:
+        os.close(writing)
+    return process, reading
 
 
 def _output_to(log: Path | None) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from grader.exercise import SOLUTIONS, Exercise
 def rubric_problems(exercise: Exercise) -> list[str]:
     """Return what is wrong between one exercise's rubric, checks and files, a sentence each."""
     found = []
-    core = sum(c.points for c in exercise.criteria if not c.bonus)
+    core = exercise.points()
     if core != 100:
         found.append(f"{exercise.id}: the core criteria add up to {core} points, not 100")
     for folder in (exercise.folder, SOLUTIONS / exercise.id):

@@ -90,7 +90,7 @@ class Submission:
                 in_place = self.path.resolve() == exercise.folder.resolve()
                 self._copy_folder(to, in_place)
             else:
-                self._unpack(to)
+                unpack(self.path, to)
         except PermissionError as error:
             raise BadSubmission("submission_unreadable", path=error.filename) from None
         except OSError as error:
@@ -115,7 +115,7 @@ class Submission:
             return [member.name for _, member in _members(self.path, room) if member.isfile()]
         except BadSubmission:
             raise
-        except Exception:  # see _unpack
+        except Exception:  # see unpack
             return []
 
     def digest(self) -> str:
@@ -141,18 +141,6 @@ class Submission:
             target = to / relative
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target, follow_symlinks=False)
-
-    def _unpack(self, to: Path) -> None:
-        try:
-            unpack(self.path, to)
-        except BadSubmission:
-            raise
-        except Exception as error:
-            # The packages for archives raise errors of twenty kinds, down to zlib's own.
-            if isinstance(error, OSError) and error.errno in (*NO_SPACE, errno.EACCES):
-                raise
-            words = str(error).partition("\n")[0] or type(error).__name__
-            raise BadSubmission("archive_broken", path=self.path, error=words) from None
 
     def _root(self, to: Path, exercise: Exercise) -> Path:
         """Return `to`, or its only subfolder that holds the module (archives often have one)."""
@@ -214,11 +202,20 @@ def unpack(path: Path, to: Path, scale: int = 1) -> None:
     """Unpack an archive below `to`; `scale` is how many submissions it may hold.
 
     Raises:
-        BadSubmission: too much of it.
-        Exception: of many kinds, where the archive is broken.
+        BadSubmission: too much of it, or a broken archive.
+        OSError: no space, or a file that can't be read.
     """
-    unzip = _unzip if zipfile.is_zipfile(path) else _untar
-    unzip(path, to, _Room(path, scale))
+    try:
+        unzip = _unzip if zipfile.is_zipfile(path) else _untar
+        unzip(path, to, _Room(path, scale))
+    except BadSubmission:
+        raise
+    except Exception as error:
+        # The packages for archives raise errors of twenty kinds, down to zlib's own.
+        if isinstance(error, OSError) and error.errno in (*NO_SPACE, errno.EACCES):
+            raise
+        words = str(error).partition("\n")[0] or type(error).__name__
+        raise BadSubmission("archive_broken", path=path, error=words) from None
 
 
 def _unzip(path: Path, to: Path, room: _Room) -> None:

@@ -8,6 +8,9 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine
 from sqlalchemy.exc import DatabaseError
 
 from grader.classroom import course
@@ -15,7 +18,7 @@ from grader.classroom.book import Book, Key
 from grader.classroom.course import Settings, grade_class
 from grader.classroom.evidence import unpack
 from grader.classroom.roster import Person, Roster
-from grader.classroom.tables import Override
+from grader.classroom.tables import Override, Table
 from grader.classroom.work import Piece, Work
 from grader.errors import LabFault, UsageError
 from grader.exercise import find
@@ -246,6 +249,15 @@ def test_the_roster_is_kept(book):
     book.enrol(Roster([replace(ann, group="blue")]))
 
     assert [person.group for person in book.people()] == ["blue"]
+
+
+def test_the_migrations_make_the_tables_that_are_used(book):
+    """A new book has just the columns and indexes that the code knows: no migration is missing."""
+    engine = create_engine(f"sqlite:///{book.path}")
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection)
+        assert compare_metadata(context, Table.metadata) == []
+    engine.dispose()
 
 
 def test_a_book_opens_again(book):

@@ -190,8 +190,6 @@ def _digest(work: Work) -> str:
 
 
 def _attempt(job: _Job, result: Result, evidence: bytes) -> Attempt:
-    core = sum(c.points for c in job.exercise.criteria if not c.bonus)
-    bonus = sum(c.points for c in job.exercise.criteria if c.bonus)
     return Attempt(
         student=job.key.student,
         exercise=job.key.exercise,
@@ -205,9 +203,9 @@ def _attempt(job: _Job, result: Result, evidence: bytes) -> Attempt:
         seed=result.seed,
         status=result.status.value,
         score=result.score,
-        max_score=core,
+        max_score=job.exercise.points(),
         bonus=result.bonus,
-        max_bonus=bonus,
+        max_bonus=job.exercise.points(bonus=True),
         lab_fault=any(f.verdict is Verdict.UNKNOWN for f in result.findings),
         unsafe=result.unsafe,
         verdicts={f"{f.id}@{f.broker}": f.verdict.value for f in result.findings},

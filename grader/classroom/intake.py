@@ -74,20 +74,14 @@ def open_export(path: Path, to: Path) -> Path:
     """Return the folder of submissions at `path`; an export's archive is unpacked into `to`.
 
     Raises:
-        UsageError: there is nothing, or the archive is broken or too big.
+        UsageError: there is nothing, or (BadSubmission) the archive is broken or too big.
     """
     if path.is_dir():
         return path
     if not path.exists():
         raise UsageError("class_missing", path=path)
-    try:
-        to.mkdir(parents=True)
-        unpack(path, to, scale=CLASS)
-    except BadSubmission:
-        raise
-    except Exception as error:  # see Submission._unpack
-        words = str(error).partition("\n")[0] or type(error).__name__
-        raise UsageError("archive_broken", path=path, error=words) from None
+    to.mkdir(parents=True)
+    unpack(path, to, scale=CLASS)
     inner = list(to.iterdir())
     return inner[0] if len(inner) == 1 and inner[0].is_dir() else to
 

@@ -50,7 +50,7 @@ def write_feedback(
 
 def _canvas(seats: Iterable[Seat], exercises: Sequence[Exercise]) -> Iterator[list[str]]:
     yield [*CANVAS, *(f"{e.id} {e.title['en']}" for e in exercises)]
-    yield ["    Points Possible", "", "", "", "", *(str(_top(e)) for e in exercises)]
+    yield ["    Points Possible", "", "", "", "", *(str(e.points()) for e in exercises)]
     for seat in seats:
         row = seat.person.row if seat.person else {}
         known = {"Student": seat.name, "SIS Login ID": seat.key}
@@ -78,10 +78,6 @@ def _scores(seat: Seat, exercises: Iterable[Exercise]) -> Iterator[str]:
         standing = seat.standings.get(exercise.id)
         found = standing.score if standing else None
         yield "" if found is None else str(number(found))
-
-
-def _top(exercise: Exercise) -> int:
-    return sum(criterion.points for criterion in exercise.criteria if not criterion.bonus)
 
 
 def _csv(rows: Iterable[Sequence[str]]) -> str:

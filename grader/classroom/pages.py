@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from grader.report import Style
-from grader.report.document import number, one_line
+from grader.report.document import number, one_line, shown_time
 from grader.words import Text
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -25,7 +24,7 @@ def pages(lang: str) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"line": one_line, "number": number, "time": _time, "prose": _prose}
+    made.filters |= {"line": one_line, "number": number, "time": shown_time, "prose": _prose}
     made.globals |= {"say": partial(say, lang), "report": Style(lang).say, "lang": lang}
     return made
 
@@ -47,7 +46,3 @@ def _prose(text: str) -> Markup:
     parts = one_line(text).split("`")
     marked = [f"<code>{escape(p)}</code>" if n % 2 else escape(p) for n, p in enumerate(parts)]
     return Markup("".join(marked)) if len(parts) % 2 else escape(one_line(text))
-
-
-def _time(at: datetime | None) -> str:
-    return at.astimezone().strftime("%Y-%m-%d %H:%M") if at else ""

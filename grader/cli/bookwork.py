@@ -17,9 +17,9 @@ from grader.classroom.overview import seats
 from grader.classroom.site import Site
 from grader.classroom.tables import Override
 from grader.cli import language
-from grader.cli.saying import console, echo, new_folder, offered, outcome, shown_time, table
+from grader.cli.saying import console, echo, new_folder, offered, outcome, table
 from grader.errors import UsageError
-from grader.report.document import number, one_line
+from grader.report.document import number, one_line, shown_time
 from grader.words import Text
 
 

@@ -25,11 +25,11 @@ from grader.classroom.tables import Attempt, Call
 from grader.classroom.work import Work
 from grader.cli import language
 from grader.cli.classroom import moment
-from grader.cli.saying import console, echo, new_folder, offered, outcome, shown_time, table
+from grader.cli.saying import console, echo, new_folder, offered, outcome, table
 from grader.errors import UsageError
 from grader.home import Home
 from grader.private import with_private
-from grader.report.document import one_line
+from grader.report.document import one_line, shown_time
 from grader.words import Text
 
 # What says whose work is whose: a call that grades again reads the submissions in the same way.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,11 +46,6 @@ def new_folder(out: Path) -> None:
     index = out / "index.html"
     if out.exists() and not (out.is_dir() and (index.exists() or not any(out.iterdir()))):
         raise UsageError("report_folder", path=out)
-
-
-def shown_time(at: datetime) -> str:
-    """Return a time to the minute, in this machine's zone."""
-    return at.astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def outcome(row: Attempt, lang: str) -> str:

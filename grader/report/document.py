@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,11 @@ def _cut(text: str, limit: int) -> str:
 def _escape(character: str) -> str:
     # unicode_escape also knows lone surrogates, which no encoding can write.
     return character.encode("unicode_escape").decode("ascii")
+
+
+def shown_time(at: datetime | None) -> str:
+    """Return a time to the minute, in this machine's zone; "" for none."""
+    return at.astimezone().strftime("%Y-%m-%d %H:%M") if at else ""
 
 
 def number(value: float) -> int | float:

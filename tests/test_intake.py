@@ -13,7 +13,7 @@ from dulwich import porcelain
 
 from grader.classroom.intake import collect, open_export
 from grader.classroom.roster import read_roster
-from grader.errors import BadSubmission, UsageError
+from grader.errors import BadSubmission, LabFault, UsageError
 from grader.exercise import find
 
 EXERCISES = [find("1_1"), find("1_2")]
@@ -301,6 +301,24 @@ def test_work_that_is_gone_is_said(put, taken, tmp_path):
     (tmp_path / "class" / "ann").rename(tmp_path / "away")
 
     with pytest.raises(BadSubmission, match="ann"):
+        work.lay(tmp_path / "laid")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(FileNotFoundError, BadSubmission), (PermissionError, BadSubmission), (OSError, LabFault)],
+)
+def test_files_that_cannot_be_joined_are_said(put, taken, tmp_path, monkeypatch, error, expected):
+    """A loose file that is gone or closed is the student's, a full disk the lab's failure."""
+    put("doejane_1_2_calculator.py")
+    work = taken()[0]["doejane", "1_2"]
+
+    def refuse(source, *_, **__):
+        raise error(28, "no", str(source))
+
+    monkeypatch.setattr("shutil.copyfile", refuse)
+
+    with pytest.raises(expected):
         work.lay(tmp_path / "laid")
 
 

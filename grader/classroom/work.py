@@ -9,6 +9,8 @@ from datetime import datetime
 from pathlib import Path
 
 from grader.classroom.repos import export
+from grader.errors import BadSubmission
+from grader.home import no_space
 from grader.submission import Submission, unpack
 
 
@@ -73,16 +75,27 @@ class Work:
 
         Raises:
             BadSubmission: it is gone, or can't be read.
+            LabFault: there is no space for it.
         """
+        try:
+            return Submission.at(self._whole_in(to) / self.inside)
+        except FileNotFoundError as error:
+            raise BadSubmission("submission_missing", path=error.filename) from None
+        except PermissionError as error:
+            raise BadSubmission("submission_unreadable", path=error.filename) from None
+        except OSError as error:
+            raise no_space(error, to) from error
+
+    def _whole_in(self, to: Path) -> Path:
         whole = self.whole
         if self.commit:
-            whole = export(self.pieces[0].path, self.commit, to)
-        elif whole is None:
-            whole = self._join(to)
-        elif self.inside and not whole.is_dir():
+            return export(self.pieces[0].path, self.commit, to)
+        if whole is None:
+            return self._join(to)
+        if self.inside and not whole.is_dir():
             unpack(whole, to)
-            whole = to
-        return Submission.at(whole / self.inside)
+            return to
+        return whole
 
     def _join(self, to: Path) -> Path:
         for piece in self.pieces:

@@ -162,3 +162,12 @@ def test_the_history_of_a_hastened_run_is_plain(opened, tmp_path):
     lab.save(tmp_path / "history.json")
 
     assert json.loads((tmp_path / "history.json").read_text())["exercise"] == "exercise"
+
+
+def test_a_retry_without_a_wait_keeps_its_result(opened):
+    """The state RETRY of one attempt never replaces the result of the next, which may be quicker."""
+    lab = opened(STYLES["explicit"].replace("[10, 20, 30]", "[0, 0, 0]"))
+
+    calls = lab.calls([("work",)] * 60, within=20)
+
+    assert all(call.reply and call.reply.succeeded for call in calls)

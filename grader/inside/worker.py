@@ -12,6 +12,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import limits
 import pace
+import settle
 import stand
 
 limits.apply(sys.argv[1])
@@ -25,6 +26,7 @@ if folder := os.environ.get("LAB_STAND"):
 sys.argv = ["celery", *sys.argv[3:]]
 # Only now: the limits hold for the import too.
 celery = importlib.import_module("celery.bin.celery")
+settle.keep_final_states()
 if times != 1:
     pace.hasten(times)
 sys.exit(celery.main())

@@ -1,12 +1,16 @@
-"""grader/inside/pace.py: retries start sooner, and nothing else of a worker changes."""
+"""grader/inside/pace.py and settle.py: retries start sooner, and lose no result by that."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from grader import process
 from grader.exercise import load
 from grader.home import Home
 from grader.lab import Lab
@@ -164,10 +168,34 @@ def test_the_history_of_a_hastened_run_is_plain(opened, tmp_path):
     assert json.loads((tmp_path / "history.json").read_text())["exercise"] == "exercise"
 
 
-def test_a_retry_without_a_wait_keeps_its_result(opened):
-    """The state RETRY of one attempt never replaces the result of the next, which may be quicker."""
-    lab = opened(STYLES["explicit"].replace("[10, 20, 30]", "[0, 0, 0]"))
+SETTLED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import settle
+settle.keep_final_states()
+from celery import Celery, states
+backend = Celery(backend=sys.argv[2]).backend
+for state in (states.SUCCESS, states.FAILURE):
+    backend.store_result(state, ValueError("x") if state == states.FAILURE else 1, state)
+    meta = backend._get_result_meta(None, states.RETRY, None, None)
+    backend._set_with_state(backend.get_key_for_task(state), backend.encode(meta), states.RETRY)
+    assert backend.get_task_meta(state)["status"] == state, state
+backend.store_result("new", ValueError("x"), states.RETRY)
+assert backend.get_task_meta("new")["status"] == states.RETRY
+assert backend.client.ttl(backend.get_key_for_task("new")) > 0
+backend.store_result("new", 1, states.SUCCESS)
+assert backend.get_task_meta("new")["status"] == states.SUCCESS
+"""
 
-    calls = lab.calls([("work",)] * 60, within=20)
 
-    assert all(call.reply and call.reply.succeeded for call in calls)
+def test_a_late_retry_never_replaces_a_final_state():
+    """RETRY is stored where nothing final stands, with its expiry, and nowhere else."""
+    with Home() as home, Stack(home, "") as stack:
+        stack.prepare(("redis",))
+        space = stack.open("redis")
+        inside = Path(process.__file__).parent / "inside"
+        command = [sys.executable, "-c", SETTLED, str(inside), space.student_backend]
+        run = subprocess.run(command, capture_output=True, text=True)
+        space.close()
+
+    assert run.returncode == 0, run.stderr

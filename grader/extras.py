@@ -16,11 +16,14 @@ from grader.words import Text
 
 # Extra -> modules that are there once it is installed: all of them, for an extra may have grown.
 BOOKS = ("alembic", "dulwich", "jinja2", "sqlalchemy")
+FARM = (*BOOKS, "fsspec")
 EXTRAS = {
     "flower": ("flower",),
     "solar": ("ephem",),
     "class": BOOKS,
-    "dev": (*BOOKS, "cronsim", "hypothesis", "mypy", "ruff"),
+    "farm": FARM,
+    "s3": (*FARM, "s3fs"),
+    "dev": (*FARM, "cronsim", "hypothesis", "mypy", "ruff"),
 }
 SECONDS = 600
 

@@ -162,19 +162,19 @@ class Run:
             if isinstance(error, UsageError):
                 raise
             self._drop(lane)
-            return self._say(check, Verdict.UNKNOWN, observed=_lab_words(error))
+            return self._say(check, Verdict.UNKNOWN, observed=lab_words(error))
         return self._say(check, Verdict.PASSED)
 
     def _failed(self, check: Check, error: AssertionError) -> Finding:
         difference = last_difference()
         if difference is None:
             # An assert that compared nothing: the check is wrong, not the submission.
-            return self._say(check, Verdict.UNKNOWN, observed=_lab_words(error))
+            return self._say(check, Verdict.UNKNOWN, observed=lab_words(error))
         try:
             for text, lang in product((difference.expected, difference.observed), LANGUAGES):
                 text.render(lang)
         except Exception as unsaid:  # a sentence lacks what its placeholders stand for
-            return self._say(check, Verdict.UNKNOWN, observed=_lab_words(unsaid))
+            return self._say(check, Verdict.UNKNOWN, observed=lab_words(unsaid))
         named = error.args[0] if error.args and isinstance(error.args[0], Hint) else Hint("default")
         hint = self._hint(check, named.name)
         if "NotImplementedError" in difference.observed.render("en"):
@@ -252,7 +252,8 @@ def _whole(points: float) -> float:
     return int(points) if points == int(points) else points
 
 
-def _lab_words(error: BaseException) -> Text:
+def lab_words(error: BaseException) -> Text:
+    """Return what to say of an error that is the lab's own."""
     if isinstance(error, LabFault):
         return error.text
     place = traceback.extract_tb(error.__traceback__)[-1]

@@ -19,13 +19,14 @@ COMMANDS = {
     "similar": ("classroom", "Show likely copies, side by side."),
     "regrade": ("classroom", "Grade again, also what has not changed."),
     "override": ("classroom", "Set a score by hand, with a reason."),
+    "farm-worker": ("classroom", "Let this machine grade for `lab class --farm`."),
     "list": ("catalogue", "List the exercises."),
     "up": ("live", "Start brokers for work by hand."),
     "down": ("live", "Stop what `lab up` started."),
     "status": ("live", "Say what runs and where."),
     "env": ("live", "Print the exports for your shell."),
     "doctor": ("doctor", "Check this machine and say how to mend it."),
-    "install": ("install", "Install an extra: flower, solar, class, dev."),
+    "install": ("install", "Install an extra: flower, solar, class, farm, s3, dev."),
     "test": ("maintain", "Run the project's own tests."),
     "verify": ("maintain", "Prove starters, solutions, wrong and right answers."),
     "tables": ("maintain", "Write the generated tables of the documents anew."),
@@ -45,7 +46,7 @@ class Lazy(click.Group):
         if name not in COMMANDS:
             return None
         module = importlib.import_module(f"grader.cli.{COMMANDS[name][0]}")
-        return getattr(module, f"{name}_command")
+        return getattr(module, f"{name.replace('-', '_')}_command")
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table without importing any command."""

@@ -147,6 +147,18 @@ class Findings:
         result = result_of(runs, found, sum(finding.seconds for finding in found))
         return replace(result, brokers_not_run=tuple(sorted(self.missing[id])))
 
+    def keep(self) -> None:
+        """Keep what is the student's own work for `lab hint` and `lab explain`."""
+        if not self.runs:
+            return
+        from grader.record import note
+
+        exercises = {id: run for (id, _), run in self.runs.items()}
+        for result in self.results():
+            run = exercises[result.exercise]
+            if failed := note(run.exercise, run.submission.path, result):
+                self._tell(failed.render(self.lang))
+
     def close(self) -> None:
         """End everything that was started."""
         self._open.close()
@@ -282,6 +294,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """End everything; exit status 3 where the lab failed, as for `lab grade`."""
     findings = session.config.stash[KEY]
     findings.close()
+    if session.exitstatus != pytest.ExitCode.INTERRUPTED:
+        findings.keep()
     if any(result.exit_status == 3 for result in findings.results()):
         session.exitstatus = 3
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from grader import hints
 from grader.exercise import SOLUTIONS, Exercise
 
 
@@ -19,6 +20,9 @@ def rubric_problems(exercise: Exercise) -> list[str]:
     for path in exercise.check_files:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         found += [f"{path.name}: {problem}" for problem in _missing(tree, exercise)]
+    # An exercise whose further hints nobody has written yet has no such file.
+    if (exercise.folder / hints.FILE).exists():
+        found += hints.hint_problems(exercise)
     return found
 
 

@@ -44,8 +44,11 @@ def grade_command(what: tuple[str, ...], **options: Any) -> None:
     if out and not out.absolute().parent.is_dir():
         raise UsageError("no_out_folder", folder=out.absolute().parent)
     quiet = options["form"] != "text" and not out
+    wanted = [
+        Order(with_private(exercise.find(id), options["checks"]), path) for id, path in orders
+    ]
     results = grade_all(
-        [Order(with_private(exercise.find(id), options["checks"]), path) for id, path in orders],
+        wanted,
         broker=options["broker"],
         stack=options["stack"] or "",
         required=options["require"],
@@ -55,8 +58,18 @@ def grade_command(what: tuple[str, ...], **options: Any) -> None:
         strict=options["strict"],
         unsafe=options["unsafe"],
     )
+    _keep(wanted, results, lang)
     _write(results, options["form"], lang, out, many=len(what) > 1 or _is_folder(what[0]))
     sys.exit(max(result.exit_status for result in results))
+
+
+def _keep(orders: list[Any], results: list[Any], lang: str) -> None:
+    """Keep what is the student's own work for `lab hint` and `lab explain`."""
+    from grader.record import note
+
+    for order, result in zip(orders, results, strict=True):
+        if failed := note(order.exercise, order.path, result):
+            click.echo(failed.render(lang), err=True)
 
 
 def _language() -> str:

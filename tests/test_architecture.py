@@ -18,12 +18,12 @@ TESTS = sorted([*(ROOT / "tests").glob("*.py"), *(ROOT / "tests" / "benchmarks")
 LAYERS = (
     "errors words",
     "check clock exercise history expect steps verdict containers timetable sun "
-    "ledger invariants schedule slope curve scene hints starter",
+    "ledger invariants schedule slope curve scene hints",
     "process home place worker client publisher events tap faults links sandbox cell "
     "warden relay cgroup isolation submission services stack resources trail blame "
-    "extras queues twin beat gauge",
+    "extras queues twin beat gauge starter",
     "private crew lab desk pipeline outcome orders job ops growth bench runner session grading",
-    "report rubric documents variant verify doctor attacks progress record tutor story",
+    "report rubric documents variant verify doctor attacks progress plan record tutor story",
     "classroom",
     "cli plugin",
 )

@@ -25,6 +25,7 @@ MADE = (
     "containers_health_",
     "site_",
     "hint_",
+    "next_",
 )
 
 

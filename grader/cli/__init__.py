@@ -72,10 +72,22 @@ class Lazy(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.command(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=Lazy,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="lab")
-def group() -> None:
-    """Learn Celery by doing: graded exercises against a live Redis and RabbitMQ."""
+@click.pass_context
+def group(ctx: click.Context) -> None:
+    """Learn Celery by doing: graded exercises against a live Redis and RabbitMQ.
+
+    `lab` alone says where you are and what to type next.
+    """
+    if ctx.invoked_subcommand is None:
+        from grader.cli.whereabouts import home
+
+        home(language())
 
 
 def main() -> None:

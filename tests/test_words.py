@@ -26,6 +26,8 @@ MADE = (
     "site_",
     "hint_",
     "next_",
+    "story_",
+    "explain_",
 )
 
 

@@ -58,7 +58,7 @@ def _show(exercise: Any, row: Any, record: Any, wanted: int | None, lang: str) -
     text = text_of(exercise, row, step, record)
     title = exercise.checks[row.id].claim if lang == "en" else row.title["zh"]
     tell(f"{exercise.id}  {row.id}: {title}")
-    labelled(_seen(entries_of(row, record, lang), lang))
+    labelled(seen(entries_of(row, record, lang), lang))
     click.echo()
     kind = say(f"hint_step_{step}", lang)
     tell(f"{say('hint_step', lang, step=step, steps=LAST, kind=kind)} {text.render(lang)}".rstrip())
@@ -71,7 +71,7 @@ def _show(exercise: Any, row: Any, record: Any, wanted: int | None, lang: str) -
         warn(say("hint_not_kept", lang, error=failed.strerror or failed))
 
 
-def _seen(entries: Any, lang: str) -> list[tuple[str, str]]:
+def seen(entries: Any, lang: str) -> list[tuple[str, str]]:
     """Return the lines that say what the last run saw of a criterion."""
     from grader.cli.plain import say
     from grader.report import Style

@@ -23,7 +23,7 @@ LAYERS = (
     "warden relay cgroup isolation submission services stack resources trail blame "
     "extras queues twin beat gauge starter",
     "private crew lab desk pipeline outcome orders job ops growth bench runner session grading",
-    "report rubric documents variant verify doctor attacks progress plan record tutor story",
+    "report rubric documents variant verify doctor attacks progress plan record tutor story vigil",
     "classroom",
     "cli plugin",
 )

@@ -28,6 +28,7 @@ MADE = (
     "next_",
     "story_",
     "explain_",
+    "watch_",
 )
 
 

@@ -8,11 +8,13 @@ from typing import Any
 
 import click
 
-from grader.cli.options import FORMATS, checks, grading
+from grader.cli.options import FORMATS, checks, exercises_or_folders, grading
 
 
 @click.command("grade")
-@click.argument("what", nargs=-1, required=True, metavar="ID... | FOLDER")
+@click.argument(
+    "what", nargs=-1, required=True, metavar="ID... | FOLDER", shell_complete=exercises_or_folders
+)
 @click.option(
     "--submission",
     type=click.Path(path_type=Path),

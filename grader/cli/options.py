@@ -8,11 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from grader.errors import LabError
 from grader.exercise import PROVIDERS, find, folders
 
 LANGUAGES = ("en", "zh")
+
+
+def exercises_or_folders(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Complete an exercise, or a folder where none begins so."""
+    ids = _exercises(ctx, param, incomplete)
+    return [CompletionItem(id) for id in ids] or [CompletionItem(incomplete, type="dir")]
 
 
 def _exercises(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:

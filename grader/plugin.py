@@ -61,6 +61,7 @@ class Findings:
         self.runs: dict[tuple[str, str], Run] = {}
         self.missing: dict[str, set[str]] = {}
         self.asked: dict[str, list[str]] = {}  # the criteria that pytest will ask for, by exercise
+        self.said: list[str] = []  # for the end: what could not be kept, or what to type next
         self._open = contextlib.ExitStack()
         self._stack: Any = None
         self._seed: int | None = config.getoption("--seed")
@@ -151,13 +152,15 @@ class Findings:
         """Keep what is the student's own work for `lab hint` and `lab explain`."""
         if not self.runs:
             return
-        from grader.record import note
+        from grader.record import note, pointer
 
         exercises = {id: run for (id, _), run in self.runs.items()}
         for result in self.results():
             run = exercises[result.exercise]
-            if failed := note(run.exercise, run.submission.path, result):
-                self._tell(failed.render(self.lang))
+            failed = note(run.exercise, run.submission.path, result)
+            more = pointer(run.exercise, run.submission.path, result, "lab")
+            if text := failed or more:
+                self.said.append(text.render(self.lang))
 
     def close(self) -> None:
         """End everything that was started."""
@@ -310,3 +313,5 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         color = terminalreporter.hasmarkup
         terminalreporter.write_line("")
         terminalreporter.write_line(render(results, "text", findings.lang, color=color))
+        for line in findings.said:
+            terminalreporter.write_line(line)

@@ -52,10 +52,17 @@ def note(exercise: Exercise, path: Path, result: Result) -> Text:
         with progress.change(exercise.id) as standing:
             standing[0] = standing[0].after(exercise, result)
             progress.put(_file(exercise.id), _packed(result))
-    except OSError as error:
-        folder = progress.FOLDER
-        return Text.of("study_not_kept", folder=folder, error=error.strerror or error)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        words = getattr(error, "strerror", None) or error
+        return Text.of("study_not_kept", folder=progress.FOLDER, error=words)
     return NOTHING
+
+
+def pointer(exercise: Exercise, path: Path, result: Result, lab: str) -> Text:
+    """Return what to type next where the student's own work is not complete, NOTHING otherwise."""
+    if exercise.private or result.exit_status != 1 or not _own(exercise, path):
+        return NOTHING
+    return Text.of("study_pointer", id=exercise.id, lab=lab)
 
 
 def _own(exercise: Exercise, path: Path) -> bool:

@@ -8,9 +8,10 @@ events, requests and faults of each one's time, as plain data.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from grader.check import Check
@@ -39,44 +40,57 @@ def scene(history: History) -> dict[str, Any]:
     Each kind is a list of rows in the order of their time `at`; `checks` say from when to when, and
     under `left_out` how many rows there were beside those that are kept.
     """
-    every = {
-        "calls": [_call(call) for call in list(history.calls)],
-        "messages": [_message(message) for message in list(history.messages)],
-        "events": [_event(event) for event in list(history.events) if event.get("uuid")],
-        "requests": [_request(request) for request in list(history.requests)],
-        "faults": [_fault(fault) for fault in list(history.faults)],
+    every: dict[str, list[tuple[float, Any]]] = {
+        "calls": [(call.sent_at, call) for call in list(history.calls)],
+        "messages": [(message.at, message) for message in list(history.messages)],
+        "events": [(_number(e.get("timestamp")), e) for e in list(history.events) if e.get("uuid")],
+        "requests": [(_number(request.get("at")), request) for request in list(history.requests)],
+        "faults": [(_number(fault.get("at")), fault) for fault in list(history.faults)],
     }
+    for rows in every.values():
+        rows.sort(key=_time)
+    last = max((rows[-1][0] for rows in every.values() if rows), default=0.0)
     found: dict[str, Any] = {kind: [] for kind in every}
     turns = []
     for check in list(history.checks):
-        turn = {**check, "ended": check["ended"] or check["began"], "left_out": {}}
+        # One that was cut off saw all that came after.
+        turn = {**check, "ended": check["ended"] or max(check["began"], last), "left_out": {}}
         for kind, rows in every.items():
-            mine = sorted(_within(rows, check), key=lambda row: row["at"])
+            mine = _within(rows, turn)
             kept = _few(mine, MOST[kind])
-            found[kind] += kept
+            found[kind] += [{"at": at, **ROWS[kind](row)} for at, row in kept]
             if len(kept) < len(mine):
                 turn["left_out"][kind] = len(mine) - len(kept)
         turns.append(turn)
     return {"broker": history.broker, "checks": turns, **found}
 
 
-def _within(rows: Sequence[dict[str, Any]], check: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of the check's time; one that was cut off saw all that came after."""
-    ended = check["ended"] or float("inf")
-    return [row for row in rows if check["began"] <= row["at"] <= ended]
+def _time(row: tuple[float, Any]) -> float:
+    return row[0]
 
 
-def _few(rows: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+def _within(
+    rows: Sequence[tuple[float, Any]], turn: Mapping[str, Any]
+) -> Sequence[tuple[float, Any]]:
+    begin = bisect_left(rows, turn["began"], key=_time)
+    return rows[begin : bisect_right(rows, turn["ended"], key=_time)]
+
+
+def _few(rows: Sequence[tuple[float, Any]], most: int) -> Sequence[tuple[float, Any]]:
     return rows if len(rows) <= most else [*rows[: most // 2], *rows[-(most - most // 2) :]]
 
 
 def _number(value: Any) -> float:
     """Return a time; anybody who reaches the broker can send one that is none."""
-    return float(value) if isinstance(value, int | float) else 0.0
+    try:
+        number = float(value) if isinstance(value, int | float) else 0.0
+    except OverflowError:
+        return 0.0
+    return number if math.isfinite(number) else 0.0
 
 
 def _call(call: Call) -> dict[str, Any]:
-    row = {"at": call.sent_at, "id": call.id, "task": call.task, "words": str(call)[:LONGEST]}
+    row = {"id": call.id, "task": call.task, "words": str(call)[:LONGEST]}
     reply = call.reply
     if reply is None:
         return {**row, "state": "", "said": "", "done": None}
@@ -86,14 +100,13 @@ def _call(call: Call) -> dict[str, Any]:
 
 
 def _message(message: Message) -> dict[str, Any]:
-    row = asdict(message)
-    kept = {name: row[name] for name in ("at", "id", "task", "queue", "retries")}
-    return {**kept, "planned": message.planned_for}
+    words = {name: str(getattr(message, name))[:LONGEST] for name in ("id", "task", "queue")}
+    retries = message.retries if isinstance(message.retries, int) else 0
+    return {**words, "retries": min(max(retries, 0), 10**6), "planned": message.planned_for}
 
 
 def _event(event: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "at": _number(event.get("timestamp")),
         "id": short(event["uuid"], LONGEST, quote=False),
         "type": short(event.get("type"), LONGEST, quote=False),
         "worker": short(event.get("hostname", ""), LONGEST, quote=False),
@@ -104,7 +117,6 @@ def _request(request: Mapping[str, Any]) -> dict[str, Any]:
     took = _number(request.get("ended")) - _number(request.get("began"))
     words = f"{request.get('method')} {request.get('path')}"
     return {
-        "at": _number(request.get("at")),
         "service": str(request.get("service")),
         "words": short(words, LONGEST, quote=False),
         "answered": request.get("answered"),
@@ -113,4 +125,14 @@ def _request(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fault(fault: Mapping[str, Any]) -> dict[str, Any]:
-    return {"at": _number(fault.get("at")), "kind": short(fault.get("kind"), 40, quote=False)}
+    return {"kind": short(fault.get("kind"), 40, quote=False)}
+
+
+# How a row of each kind is made.
+ROWS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
+    "calls": _call,
+    "messages": _message,
+    "events": _event,
+    "requests": _request,
+    "faults": _fault,
+}

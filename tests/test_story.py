@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import xml.etree.ElementTree as ET
 from types import SimpleNamespace
 
@@ -100,6 +101,42 @@ def test_a_scene_is_bounded():
     assert [found["calls"][n]["id"] for n in (0, -1)] == ["0", "4999"]
     assert found["checks"][0]["left_out"] == {"calls": 5000 - MOST["calls"]}
     assert len(str(found)) < 50_000
+
+
+HOSTILE = [float("nan"), float("inf"), -1, 10**400, "soon", None, [], {}]
+
+
+@pytest.mark.parametrize("value", HOSTILE, ids=range(len(HOSTILE)))
+def test_what_strangers_send_is_taken_as_it_comes(student, keep, value):
+    """Times, retries and ids that are none break neither the record nor the story."""
+    odd = history()
+    odd.events += [{"type": value, "uuid": value or "x", "timestamp": value, "hostname": value}]
+    odd.messages += [Message(value, value, value, value, value, value, 101.0)]
+    odd.requests += [{"service": value, "at": value, "answered": value, "began": value}]
+    odd.faults += [{"kind": value, "at": value}]
+
+    assert not keep("powers", scenes=[scene(odd)])
+    every = parts(last("1_2"))
+    assert every[0].moments()
+    assert ET.fromstring(draw("x", [], every, every[0], "en")) is not None
+
+
+def test_a_flood_takes_no_time():
+    """A hundred thousand messages and fifty checks are cut down within the blink of an eye."""
+    flood = history()
+    flood.messages = [
+        Message("t", str(n), "q", "json", 0, None, 100 + n / 1e5) for n in range(10**5)
+    ]
+    flood.checks = [
+        {"id": str(n), "lane": "", "began": 100 + n / 50, "ended": 100 + (n + 1) / 50}
+        for n in range(50)
+    ]
+
+    began = time.process_time()
+    found = scene(flood)
+
+    assert time.process_time() - began < 5
+    assert len(found["messages"]) <= 50 * MOST["messages"]
 
 
 def test_the_story_is_in_the_order_of_time():

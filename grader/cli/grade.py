@@ -60,18 +60,21 @@ def grade_command(what: tuple[str, ...], **options: Any) -> None:
         strict=options["strict"],
         unsafe=options["unsafe"],
     )
-    _keep(wanted, results, lang)
     _write(results, options["form"], lang, out, many=len(what) > 1 or _is_folder(what[0]))
+    _keep(wanted, results, lang, quiet)
     sys.exit(max(result.exit_status for result in results))
 
 
-def _keep(orders: list[Any], results: list[Any], lang: str) -> None:
-    """Keep what is the student's own work for `lab hint` and `lab explain`."""
-    from grader.record import note
+def _keep(orders: list[Any], results: list[Any], lang: str, quiet: bool) -> None:
+    """Keep what is the student's own work for `lab hint` and `lab explain`, and say so."""
+    from grader.cli.plain import command
+    from grader.record import note, pointer
 
     for order, result in zip(orders, results, strict=True):
-        if failed := note(order.exercise, order.path, result):
-            click.echo(failed.render(lang), err=True)
+        failed = note(order.exercise, order.path, result)
+        more = pointer(order.exercise, order.path, result, command())
+        if text := failed or (not quiet and more):
+            click.echo(text.render(lang), err=True)
 
 
 def _language() -> str:

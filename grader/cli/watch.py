@@ -115,7 +115,8 @@ class Screen:
 
     def ended(self, grading: Any) -> None:
         """Show the card of a grading that came to its end, and keep it as the last run."""
-        from grader.record import note
+        from grader.cli.plain import command
+        from grader.record import note, pointer
         from grader.report import render, wants_color
         from grader.vigil import with_missing
 
@@ -125,8 +126,9 @@ class Screen:
         result = with_missing(grading.result, self.missing)
         color = wants_color(sys.stdout)
         click.echo("\n" + render([result], "text", self.lang, color=color), color=color)
-        if failed := note(self.exercise, self.exercise.folder, result):
-            click.echo(failed.render(self.lang), err=True)
+        failed = note(self.exercise, self.exercise.folder, result)
+        if text := failed or pointer(self.exercise, self.exercise.folder, result, command()):
+            click.echo(text.render(self.lang))
         self.wait()
 
     def say(self, text: Any) -> None:

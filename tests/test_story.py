@@ -245,7 +245,7 @@ def test_a_green_run_is_told_too(student, keep):
 
     said = explain("1_2")
 
-    assert "100/100" in said and "powers (redis)" in said and "#1" not in said
+    assert "100/100" in said and "On redis:" in said and " powers" in said and "#1" not in said
 
 
 def test_long_stories_are_cut_in_the_middle(student, keep):

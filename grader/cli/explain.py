@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,17 +106,21 @@ def _overview(every: Any, lang: str) -> None:
     """Print a line for each criterion that had its turn in a lab."""
     from grader.cli.plain import say, table
 
-    if not every:
-        return
-    first = every[0].began
     names = ("begins", "takes", "calls", "requests", "faults", "verdict", "criterion")
-    rows = [[say(f"explain_{name}", lang) for name in names]]
-    for part in every:
+    for broker in dict.fromkeys(part.broker for part in every):
+        click.echo(say("explain_on", lang, broker=broker))
+        heads = [say(f"explain_{name}", lang) for name in names]
+        table([heads, *_lines([part for part in every if part.broker == broker], lang)])
+
+
+def _lines(mine: Any, lang: str) -> Iterator[list[str]]:
+    from grader.cli.plain import say
+
+    first = mine[0].began
+    for part in mine:
         counts = [len(r) + part.left_out.get(k, 0) for k, r in _kinds(part)]
         times = [f"{part.began - first:.2f} s", f"{part.seconds:.2f} s"]
-        name = f"{part.id} ({part.broker})"
-        rows.append([*times, *map(str, counts), say(f"report_{part.verdict}", lang), name])
-    table(rows)
+        yield [*times, *map(str, counts), say(f"report_{part.verdict}", lang), part.id]
 
 
 def _kinds(part: Any) -> list[tuple[str, Any]]:

@@ -68,7 +68,7 @@ def _rows(exercises: list[Any], standings: Any, lang: str) -> list[list[str]]:
     from grader.progress import Standing
     from grader.report.document import shown_time
 
-    names = ("exercise", "level", "best", "last", "bonus", "when", "state")
+    names = ("exercise", "stars", "best", "last", "bonus", "when", "state")
     rows = [[say(f"progress_{name}", lang) for name in names]]
     for exercise in exercises:
         standing = standings.get(exercise.id, Standing())
@@ -76,7 +76,7 @@ def _rows(exercises: list[Any], standings: Any, lang: str) -> list[list[str]]:
         rows.append(
             [
                 f"{exercise.id} {exercise.title[lang]}",
-                say("progress_stars", lang, stars=exercise.stars),
+                str(exercise.stars),
                 _points(best),
                 _points(last),
                 _points(best, bonus=True),

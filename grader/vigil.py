@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from grader.errors import LabError
 from grader.exercise import Exercise
+from grader.home import Home
 from grader.record import Record
 from grader.runner import Run, result_of
 from grader.stack.provider import Stack
@@ -23,6 +24,8 @@ from grader.starter import work
 from grader.submission import Submission
 from grader.verdict import Finding, Result
 from grader.words import Text
+
+END_SECONDS = 10
 
 
 def snapshot(exercise: Exercise) -> Mapping[str, str]:
@@ -87,6 +90,11 @@ class Grading:
         for run in self._runs:
             run.close()
 
+    def await_end(self, within: float) -> bool:
+        """Wait until its thread has ended, at most so many seconds; whether it has."""
+        self._thread.join(within)
+        return self.done
+
     def _grade(self) -> None:
         try:
             for run in self._runs:
@@ -132,6 +140,7 @@ class Vigil:
         self._exercise, self._start, self._ended = exercise, start, ended
         self._seen: Mapping[str, str] | None = None
         self._grading: Grading | None = None
+        self._ending: list[Grading] = []  # whose threads may still be about to start something
 
     def look(self) -> None:
         """Look at the folder and at the grading: begin, begin anew, or tell the end.
@@ -141,18 +150,30 @@ class Vigil:
         """
         now = snapshot(self._exercise)
         if now != self._seen:
-            self.close()
+            self._end()
             self._seen = now
             self._grading = self._start()
         elif self._grading and self._grading.done:
             grading, self._grading = self._grading, None
             self._ended(grading)
 
-    def close(self) -> None:
-        """End the grading that is under way."""
+    def _end(self) -> None:
+        """End the grading that is under way, without waiting for it."""
         grading, self._grading = self._grading, None
         if grading:
             grading.end()
+            self._ending = [*(g for g in self._ending if not g.done), grading]
+
+    def close(self, home: Home) -> None:
+        """End everything, so that nothing is left behind once the home is closed again.
+
+        What a thread waits for ends with the home, and nothing new can start; what a thread was
+        making just then is there a moment later.
+        """
+        self._end()
+        home.close()
+        for grading in self._ending:
+            grading.await_end(END_SECONDS)
 
 
 def with_missing(result: Result, missing: Sequence[str]) -> Result:

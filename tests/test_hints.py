@@ -226,3 +226,37 @@ def test_a_run_keeps_its_record(copy):
     assert "What does a task give to its caller?" in steps[1]
     assert "Return the text with the name" in steps[2]
     shutil.rmtree(copy.root / ".lab")
+
+
+def test_a_run_that_cannot_be_kept_is_graded_all_the_same(copy):
+    """Where .lab can't be written, grading and pytest say so in one line and count as ever."""
+    shutil.rmtree(copy.root / ".lab", ignore_errors=True)
+    (copy.root / ".lab").write_text("a file in the place of the folder")
+    try:
+        runs = [copy.lab("grade", "9_9"), copy.pytest("exercises/9_9")]
+    finally:
+        (copy.root / ".lab").unlink()
+
+    for run in runs:
+        said = run.stdout + run.stderr
+        assert run.returncode == 1 and said.count("could not be kept") == 1
+        assert "Which TODO of the starter" in said and "Traceback" not in said
+
+
+def test_an_interrupted_run_is_not_the_last_one(copy):
+    """pytest that was interrupted keeps the record of the run before."""
+    copy.pytest("exercises/9_9")
+    kept = copy.root / ".lab" / "student" / "last" / "9_9"
+    before = kept.read_bytes()
+    broken = copy.starter / "conftest.py"
+    broken.write_text(
+        "import pytest\n\n\n@pytest.hookimpl(trylast=True)\n"
+        "def pytest_runtest_teardown(item):\n    raise KeyboardInterrupt\n"
+    )
+    try:
+        run = copy.pytest("exercises/9_9")
+    finally:
+        broken.unlink()
+
+    assert run.returncode == 2 and kept.read_bytes() == before
+    shutil.rmtree(copy.root / ".lab")

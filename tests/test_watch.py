@@ -109,7 +109,7 @@ def test_a_submission_that_hangs_holds_up_nobody(watching, copy):
     watch.save(HANGS)
     watch.until("grading 9_9")
     assert watch.stop() == 130
-    assert copy.left_behind() == []
+    assert copy.left_behind() == [], watch.output.text[-600:]
 
 
 def test_many_saves_in_a_row_end_with_the_last(watching, copy):
@@ -180,10 +180,10 @@ def test_only_work_is_looked_at(tmp_path):
 def test_at_most_one_grading_counts(tmp_path):
     """A change ends what is under way; the end of a grading is told once."""
     (tmp_path / "a.py").write_text("1")
-    made, told = [], []
+    made, told, waited, closed = [], [], [], []
 
     def start():
-        made.append(SimpleNamespace(done=False, ended=0))
+        made.append(SimpleNamespace(done=False, ended=0, await_end=waited.append))
         made[-1].end = lambda grading=made[-1]: setattr(grading, "ended", 1)
         return made[-1]
 
@@ -197,4 +197,5 @@ def test_at_most_one_grading_counts(tmp_path):
     vigil.look()
 
     assert len(made) == 2 and [g.ended for g in made] == [1, 0] and told == [made[1]]
-    vigil.close()
+    vigil.close(SimpleNamespace(close=lambda: closed.append(1)))
+    assert len(waited) == 1 and closed == [1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -44,8 +43,11 @@ def watch_command(id: str, broker: str, seed: int | None, lang: str | None) -> N
         brokers, missing = choose_brokers(exercise, broker, live)
         screen = Screen(exercise, brokers, missing, lang)
         click.echo(say("watch_begins", lang, folder=exercise.folder))
-        with contextlib.closing(_vigil(exercise, brokers, live, seed, screen)) as vigil:
+        vigil = _vigil(exercise, brokers, live, seed, screen)
+        try:
             _keep(vigil, exercise, screen)
+        finally:
+            vigil.close(live.home)
 
 
 def _vigil(exercise: Any, brokers: Any, live: Any, seed: int | None, screen: Screen) -> Any:

@@ -39,8 +39,15 @@ def entries_of(criterion: Criterion, record: Record | None, lang: str) -> Sequen
     return [e for e in record.entries(lang) if e["id"] == criterion.id] if record else []
 
 
+def starts(record: Record | None) -> bool:
+    """Whether the work was up and running in the last run, as far as is known."""
+    return not (record and record.documents["en"].get("note"))
+
+
 def nudge(criterion: Criterion, record: Record | None) -> Text:
     """Return the first step: the hint of the mistake that the last run met, or the usual one."""
+    if not starts(record):
+        return Text.of("hint_start_1")
     said = {lang: _said(entries_of(criterion, record, lang)) for lang in LANGUAGES}
     if not all(said.values()):
         return criterion.hints["default"]
@@ -56,6 +63,8 @@ def text_of(exercise: Exercise, criterion: Criterion, step: int, record: Record 
     """Return the text of a step from 1 to 3, NOTHING where nobody has written it."""
     if step == 1:
         return nudge(criterion, record)
+    if not starts(record):
+        return Text.of(f"hint_start_{step}", id=exercise.id, module=exercise.module)
     return hints.further(exercise, criterion.id).get(hints.STEPS[step - 2], NOTHING)
 
 

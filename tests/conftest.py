@@ -145,7 +145,7 @@ class Keep:
         exercise = find("1_2")
         return note(exercise, exercise.folder, self.result(*failing, **options))
 
-    def result(self, *failing: str, verdict=None, only=(), hint="why?", scenes=()):
+    def result(self, *failing: str, verdict=None, only=(), hint="why?", note="", scenes=()):
         """Return a result on Redis."""
         from grader.exercise import find
         from grader.verdict import Finding, Result, Verdict
@@ -160,7 +160,8 @@ class Keep:
                 Finding(*start, **{"verdict": Verdict.PASSED, "broker": "redis", **bad})
             )
         place = str(find("1_2").folder)
-        return Result("1_2", place, ("redis",), 7, tuple(findings), scenes=tuple(scenes))
+        more = {"note": Text.plain(note) if note else NOTHING, "scenes": tuple(scenes)}
+        return Result("1_2", place, ("redis",), 7, tuple(findings), **more)
 
 
 @pytest.fixture

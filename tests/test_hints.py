@@ -103,6 +103,16 @@ def test_the_usual_hint_serves_where_no_mistake_was_met(student, keep):
     assert nudge(row, last("1_2")) is row.hints["default"]
 
 
+def test_work_that_does_not_start_has_hints_of_its_own(student, written, keep):
+    """A criterion's hints help nobody whose file can't even be imported."""
+    keep("powers", note="SyntaxError")
+
+    said = [" ".join(lab_hint("1_2")[1].split()) for _ in range(3)]
+
+    assert "does not start" in said[0] and 'python -c "import calculator"' in said[1]
+    assert "called `app`" in said[2] and "powers" not in said[2].partition("Hint 3")[2]
+
+
 def test_braces_in_a_hint_are_its_own(student, keep):
     """A stored hint is no template."""
     keep("powers", hint="what is {x}?")

@@ -77,7 +77,7 @@ def _head(exercise: Any, record: Any, lang: str) -> str:
     when = shown_time(datetime.fromisoformat(document["started_at"]))
     score = f"{document['score']}/{document['max_score']}"
     title = f"{exercise.id} {exercise.title[lang]}"
-    note = f" {document['note']}" if document["note"] else ""
+    note = f" {document['note'].splitlines()[0]}" if document["note"] else ""
     return say("explain_head", lang, title=title, when=when, score=score) + note
 
 

@@ -19,7 +19,7 @@ from grader.expect import short
 from grader.history import Call, History, Message
 
 # So much of each kind is kept of one check: its first and its last.
-MOST = {"calls": 60, "messages": 120, "events": 240, "requests": 120, "faults": 40}
+MOST = {"calls": 120, "messages": 300, "events": 300, "requests": 200, "faults": 40}
 LONGEST = 160
 
 

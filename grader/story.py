@@ -6,8 +6,9 @@ them harmless (`one_line`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from grader.record import Record
@@ -20,6 +21,10 @@ EVENTS = {
     "task-failed": "story_failed",
     "task-succeeded": "story_succeeded",
 }
+
+
+# A text among a call's arguments that is long enough to tell it from others.
+KEY = re.compile(r"'([^'/]{6,})'")
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,36 @@ def _part(scene: Mapping[str, Any], turn: Mapping[str, Any], verdict: str) -> Pa
     }
     place = (turn["id"], scene["broker"], turn["lane"])
     return Part(*place, verdict, began, ended, left_out=turn["left_out"], **rows)
+
+
+def elsewhere(record: Record, part: Part, said: str) -> Part | None:
+    """Return the part with the calls that `said` names, where they were made in another's time.
+
+    A check may judge what was sent for one before it. None where the calls are the part's own, or
+    are not known.
+    """
+    calls, others = [], []
+    for scene in record.scenes:
+        if scene["broker"] == part.broker and not part.broke(said):
+            named = [call for call in scene["calls"] if call["words"] in said]
+            calls += named
+            others += [_about(scene, call) for call in named]
+    if not calls:
+        return None
+    rows: dict[str, Any] = {kind: [r for o in others for r in o[kind]] for kind in others[0]}
+    times = [row["at"] for mine in (calls, *rows.values()) for row in mine]
+    times += [call["done"] for call in calls if call["done"]]
+    return replace(part, calls=calls, began=min(times), ended=max(times), left_out={}, **rows)
+
+
+def _about(scene: Mapping[str, Any], call: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return what a scene has about one call: by its id, requests by the keys that it was given."""
+    keys = KEY.findall(call["words"])
+    return {
+        "messages": [row for row in scene["messages"] if row["id"] == call["id"]],
+        "events": [row for row in scene["events"] if row["id"] == call["id"]],
+        "requests": [r for r in scene["requests"] if any(key in r["words"] for key in keys)],
+    }
 
 
 def remark(part: Part) -> Text:

@@ -18,7 +18,7 @@ from grader.record import Record, last
 from grader.report.card import width
 from grader.report.picture import draw
 from grader.scene import MOST, scene, turn
-from grader.story import parts, remark
+from grader.story import elsewhere, parts, remark
 
 EVIL = "<script>\x1b[31m\u202e"
 STORED = '{"status": "SUCCESS", "date_done": "1970-01-01T00:01:41+00:00"}'
@@ -163,6 +163,25 @@ def test_where_it_broke_is_the_call_that_the_card_names():
     assert part.broke("it hangs") == set()
 
 
+def test_calls_of_another_criterions_time_are_found():
+    """A check that judges what was sent before it is told by the calls that the card names."""
+    two = history()
+    two.checks += [{"id": "overflow", "lane": "", "began": 300.0, "ended": 300.1}]
+    two.requests[0]["path"] = "/jobs/keykeykey"
+    two.calls[0].args = ("keykeykey",)
+    entries = [{"id": id, "broker": "redis", "verdict": "failed"} for id in ("powers", "overflow")]
+    record = Record({"en": {"criteria": entries}}, [scene(two)])
+    own, later = parts(record)
+
+    found = elsewhere(record, later, "power('keykeykey') plans these waits")
+
+    lines = told(found)
+    assert "retry 1 of power published, to start in 4.0 s" in lines
+    assert sum("keykeykey" in line for line in lines) == 2 and found.ended < 200
+    assert elsewhere(record, own, "power('keykeykey') waits") is None
+    assert elsewhere(record, later, "something else") is None
+
+
 def test_a_criterion_that_was_tried_again_is_told_once():
     """The second try counts, and what was asked on another broker is not mixed in."""
     twice = record_of()
@@ -179,13 +198,13 @@ def test_less_than_there_was_is_said():
     (part,) = parts(record_of())
     assert not remark(part)
     many = history()
-    many.calls = [Call(str(n), "t.x", (), {}, 100 + n / 1000) for n in range(100)]
+    many.calls = [Call(str(n), "t.x", (), {}, 100 + n / 1000) for n in range(150)]
     empty = History("1_2", "redis", checks=many.checks)
     records = [Record(record_of().documents, [scene(each)]) for each in (many, empty)]
 
     said = [remark(*parts(each)).render("en") for each in records]
 
-    assert "40 records" in said[0] and "Nothing was sent" in said[1]
+    assert "30 records" in said[0] and "Nothing was sent" in said[1]
 
 
 def test_the_picture_is_well_formed_and_harmless():

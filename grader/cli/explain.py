@@ -46,20 +46,24 @@ def explain_command(
 
 def _show(exercise: Any, record: Any, row: Any, whole: bool, lang: str, out: Path | None) -> None:
     from grader.cli.plain import say, tell
-    from grader.story import parts
+    from grader.story import elsewhere, parts
 
     every = parts(record)
     head = _head(exercise, record, lang)
     tell(head)
     _overview(every, lang)
-    chosen = [part for part in every if row and part.id == row.id]
     said = _said(row, record, lang) if row else []
+    named = " ".join(text for _, text in said)
+    mine = [part for part in every if row and part.id == row.id]
+    chosen = [elsewhere(record, part, named) or part for part in mine]
     if row:
         click.echo()
         tell(f"{row.id}: {_title(row, record, lang)}")
         _labelled(said)
     for part in chosen:
-        _tell(part, " ".join(text for _, text in said), whole, lang)
+        if part not in mine:
+            tell(say("explain_before", lang))
+        _tell(part, named, whole, lang)
     if exercise.speed > 1 and any(m["retries"] for part in chosen for m in part.messages):
         tell(say("explain_speed", lang, speed=exercise.speed))
     if row and not chosen:

@@ -76,6 +76,9 @@ class Grading:
         self.error: Text | None = None
         self._began = time.monotonic()
         self._thread = threading.Thread(target=self._grade, daemon=True, name="grading")
+
+    def begin(self) -> None:
+        """Start it; not before somebody holds it who will end it, whenever Ctrl-C comes."""
         self._thread.start()
 
     @property
@@ -92,7 +95,8 @@ class Grading:
 
     def await_end(self, within: float) -> bool:
         """Wait until its thread has ended, at most so many seconds; whether it has."""
-        self._thread.join(within)
+        if self._thread.ident is not None:
+            self._thread.join(within)
         return self.done
 
     def _grade(self) -> None:
@@ -127,7 +131,7 @@ class Vigil:
     """Keeps the gradings: at most one counts at a time.
 
     Args:
-        start: makes a grading of what lies in the folder now.
+        start: makes a grading of what lies in the folder now; it has not begun.
         ended: called once with each grading that came to its end by itself.
     """
 
@@ -153,16 +157,17 @@ class Vigil:
             self._end()
             self._seen = now
             self._grading = self._start()
+            self._grading.begin()
         elif self._grading and self._grading.done:
             grading, self._grading = self._grading, None
             self._ended(grading)
 
     def _end(self) -> None:
         """End the grading that is under way, without waiting for it."""
-        grading, self._grading = self._grading, None
-        if grading:
-            grading.end()
+        if grading := self._grading:
             self._ending = [*(g for g in self._ending if not g.done), grading]
+            self._grading = None
+            grading.end()
 
     def close(self, home: Home) -> None:
         """End everything, so that nothing is left behind once the home is closed again.
@@ -171,6 +176,8 @@ class Vigil:
         making just then is there a moment later.
         """
         self._end()
+        for grading in self._ending:  # an interrupt may have come while one was ended
+            grading.end()
         home.close()
         for grading in self._ending:
             grading.await_end(END_SECONDS)

@@ -59,6 +59,13 @@ class Watch:
         return self.process.wait(30)
 
 
+def nothing_left(copy):
+    """No file is left, and no process once those that were killed have died."""
+    wait_until(
+        lambda: not copy.left_behind(), 10, lambda: AssertionError("\n".join(copy.left_behind()))
+    )
+
+
 @pytest.fixture
 def watching(copy):
     """Start `lab watch 9_9` on a copy whose starter is restored afterwards."""
@@ -92,7 +99,7 @@ def test_each_save_is_graded(watching, copy):
     assert "SyntaxError" in said and said.count("grading 9_9") == 1
     assert "\x1b" not in watch.output.text and "Traceback" not in watch.output.text
     assert watch.stop() == 130
-    assert copy.left_behind() == []
+    nothing_left(copy)
     assert (copy.root / ".lab" / "student" / "last" / "9_9").exists()
 
 
@@ -109,7 +116,7 @@ def test_a_submission_that_hangs_holds_up_nobody(watching, copy):
     watch.save(HANGS)
     watch.until("grading 9_9")
     assert watch.stop() == 130
-    assert copy.left_behind() == [], watch.output.text[-600:]
+    nothing_left(copy)
 
 
 def test_many_saves_in_a_row_end_with_the_last(watching, copy):
@@ -123,7 +130,7 @@ def test_many_saves_in_a_row_end_with_the_last(watching, copy):
     wait_until(lambda: "100/100" in watch.output.text, 60, lambda: AssertionError("no end"))
 
     assert watch.stop() == 130
-    assert copy.left_behind() == []
+    nothing_left(copy)
 
 
 def test_an_empty_folder_is_told_and_waited_for(watching, copy):
@@ -183,7 +190,7 @@ def test_at_most_one_grading_counts(tmp_path):
     made, told, waited, closed = [], [], [], []
 
     def start():
-        made.append(SimpleNamespace(done=False, ended=0, await_end=waited.append))
+        made.append(SimpleNamespace(done=False, ended=0, await_end=waited.append, begin=int))
         made[-1].end = lambda grading=made[-1]: setattr(grading, "ended", 1)
         return made[-1]
 
@@ -199,3 +206,23 @@ def test_at_most_one_grading_counts(tmp_path):
     assert len(made) == 2 and [g.ended for g in made] == [1, 0] and told == [made[1]]
     vigil.close(SimpleNamespace(close=lambda: closed.append(1)))
     assert len(waited) == 1 and closed == [1]
+
+
+def test_an_interrupt_at_the_start_loses_no_grading(tmp_path):
+    """Ctrl-C in the very moment in which a grading begins: it is known, and ended."""
+    (tmp_path / "a.py").write_text("1")
+    ended, waited = [], []
+
+    def begin():
+        raise KeyboardInterrupt
+
+    grading = SimpleNamespace(
+        done=False, begin=begin, end=lambda: ended.append(1), await_end=waited.append
+    )
+    vigil = Vigil(SimpleNamespace(folder=tmp_path), lambda: grading, ended.append)
+
+    with pytest.raises(KeyboardInterrupt):
+        vigil.look()
+    vigil.close(SimpleNamespace(close=lambda: None))
+
+    assert ended and waited

@@ -20,10 +20,11 @@ FARM = (*BOOKS, "fsspec")
 EXTRAS = {
     "flower": ("flower",),
     "solar": ("ephem",),
+    "watch": ("watchfiles",),
     "class": BOOKS,
     "farm": FARM,
     "s3": (*FARM, "s3fs"),
-    "dev": (*FARM, "cronsim", "hypothesis", "mypy", "ruff"),
+    "dev": (*FARM, "cronsim", "hypothesis", "mypy", "ruff", "watchfiles"),
 }
 SECONDS = 600
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from grader import hints
 from grader.exercise import SOLUTIONS, Exercise
 
 
@@ -19,7 +20,7 @@ def rubric_problems(exercise: Exercise) -> list[str]:
     for path in exercise.check_files:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         found += [f"{path.name}: {problem}" for problem in _missing(tree, exercise)]
-    return found
+    return found + list(hints.hint_problems(exercise))
 
 
 def _missing(tree: ast.Module, exercise: Exercise) -> Iterator[str]:

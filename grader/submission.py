@@ -32,7 +32,7 @@ LEFT_OUT = {
     ".lab",
     ".DS_Store",
 }
-HANDOUT = ("README*.md", "exercise.toml", "test_*.py")
+HANDOUT = ("README*.md", "exercise.toml", "hints.toml", "test_*.py")
 MAX_FILES = 2000
 MAX_BYTES = 50 * 1024 * 1024
 MAX_ENTRIES = 10 * MAX_FILES  # with folders, links and what is left out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-EXTRAS = ("flower", "solar", "class", "farm", "s3", "dev")
+EXTRAS = ("flower", "solar", "class", "farm", "s3", "watch", "dev")
 
 
 @click.command("install")

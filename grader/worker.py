@@ -81,6 +81,17 @@ class Worker:
             return self.main.children()
         return []
 
+    def processes(self, count: int) -> list[psutil.Process]:
+        """Return so many of the pool's children.
+
+        Raises:
+            SubmissionFault: the pool has fewer, say because the app asks for one of threads.
+        """
+        pool = self.pool
+        if len(pool) < count:
+            raise SubmissionFault("pool_too_small", count=count, seen=len(pool))
+        return pool[:count]
+
     @property
     def cpu_seconds(self) -> float:
         """Processor time that the worker and its living children have used."""

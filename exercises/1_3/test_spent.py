@@ -7,7 +7,7 @@ import json
 
 from grader.check import check, hint, named
 from grader.clock import parse_offset_datetime
-from grader.job import LIMITS, Job, finish, spent
+from grader.job import JOBS, LIMITS, Job, finish, spent
 from grader.services.http import fail, refuse
 
 DEAD_LETTERS = "retry_tasks:dead_letter"
@@ -39,6 +39,22 @@ def test_last_error(lab):
         mistake = "earlier_error" if earlier else "no_cause"
         assert lab.fact(named, "names_cause", **said), hint(mistake)
 
+    for job in unheard(lab):
+        kind = job.call.reply.error_type if job.call.reply else ""
+        celerys = kind in ("Retry", "MaxRetriesExceededError")
+        said = {"call": job.call, "ending": job.ending}
+        assert lab.fact(not celerys, "own_error", **said), hint("celerys_error")
+
+
+def unheard(lab):
+    """Return jobs whose service never answers at all, the same ones each time."""
+
+    def make():
+        with lab.tapped():
+            return finish(lab, [Job(lab, function, refuse(times=40)) for function in JOBS])
+
+    return lab.once("unheard", make)
+
 
 def told(reply):
     """Return an error's text, with the last line of its traceback: what str() gave is there."""
@@ -52,7 +68,7 @@ def told(reply):
 @check(after=test_gives_up)
 def test_one_request_an_attempt(lab):
     """An attempt is one request: nothing else tries again behind the task's back."""
-    for job in spent(lab):
+    for job in [*spent(lab), *unheard(lab)]:
         seen, wanted = len(job.requests), job.trail.attempts
         said = {"call": job.call, "attempts": wanted, "seen": seen}
         assert lab.fact(seen == wanted, "one_request", **said)

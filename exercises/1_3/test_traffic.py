@@ -39,7 +39,7 @@ def test_circuit_opens(lab):
     lab.http["site2"].script("*", then=ok())
     first = lab.finish([fetch(lab, "site2")])[0]
     assert first == succeeds()
-    one, other = lab.worker.pool[:2]
+    one, other = lab.worker.processes(2)
     with lab.tapped():
         # One process makes the five failures, so that it is the other that has to know of them.
         with lab.frozen([one]):

@@ -121,7 +121,7 @@ def test_jitter_differs(lab):
     # of those it takes 24 pairs, which are alike once in 2 ** 24 tries.
     lab.restart_worker(speed=SLOW, options=ROOMY)
     keys = [word(lab) for _ in range(BATCH)]
-    one, other = lab.worker.pool[:2]
+    one, other = lab.worker.processes(2)
     first, stuck = batch(lab, keys, one)
     second, _ = batch(lab, keys, other)
     # The retries that still wait must not come back among the next draws: let them come now.
@@ -129,7 +129,7 @@ def test_jitter_differs(lab):
     lab.restart_worker(speed=lab.exercise.speed, options=ROOMY)
     lab.finish(list(lab.history.calls))
     lab.restart_worker(speed=SLOW, options=ROOMY)
-    third, _ = batch(lab, keys, lab.worker.pool[0])
+    third, _ = batch(lab, keys, lab.worker.processes(1)[0])
 
     by_url = [(first[key], second[key]) for key in keys if key in first and key in second]
     first, stuck, second, third = (list(r.values()) for r in (first, stuck, second, third))

@@ -135,7 +135,8 @@ def test_where_all_passed_it_says_how_to_go_on(student, keep):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"), [(("1_22",), "1_2"), (("1_2", "power"), "powers"), (("",), "1_1")]
+    ("arguments", "words"),
+    [(("9_8",), "lab list"), (("1_2", "power"), "powers"), (("",), "lab list")],
 )
 def test_wrong_names_are_told_with_the_right_ones(student, arguments, words):
     """An exercise or a criterion that does not exist is told with what it may stand for."""

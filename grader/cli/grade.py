@@ -60,21 +60,29 @@ def grade_command(what: tuple[str, ...], **options: Any) -> None:
         strict=options["strict"],
         unsafe=options["unsafe"],
     )
+    said = _keep(wanted, results, quiet)
     _write(results, options["form"], lang, out, many=len(what) > 1 or _is_folder(what[0]))
-    _keep(wanted, results, lang, quiet)
+    for text in said:
+        click.echo(text.render(lang), err=True)
     sys.exit(max(result.exit_status for result in results))
 
 
-def _keep(orders: list[Any], results: list[Any], lang: str, quiet: bool) -> None:
-    """Keep what is the student's own work for `lab hint` and `lab explain`, and say so."""
+def _keep(orders: list[Any], results: list[Any], quiet: bool) -> list[Any]:
+    """Keep what is the student's own work for `lab hint` and `lab explain`.
+
+    Returns:
+        What is to be said about it: that it could not be kept, or what to type next.
+    """
     from grader.cli.plain import command
     from grader.record import note, pointer
+    from grader.words import NOTHING
 
+    said = []
     for order, result in zip(orders, results, strict=True):
         failed = note(order.exercise, order.path, result)
         more = pointer(order.exercise, order.path, result, command())
-        if text := failed or (not quiet and more):
-            click.echo(text.render(lang), err=True)
+        said.append(failed or (more if not quiet else NOTHING))
+    return [text for text in said if text]
 
 
 def _language() -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from grader.attacks.case import FOLDER as ATTACKS
 from grader.attacks.matrix import attack_table
 from grader.exercise import EXERCISES, ROOT, Exercise, find, folders
+from grader.notebook import script as notebooks
 from grader.rubric import rubric_problems
 
 BLOCK = re.compile(r"(<!-- generated: (?P<name>\w+) -->\n).*?(<!-- end generated -->)", re.S)
@@ -88,17 +89,20 @@ def generated(path: Path) -> str:
 
 
 def refresh() -> list[Path]:
-    """Write the generated blocks anew and return the documents that changed."""
+    """Write the generated blocks and the notebooks anew and return the documents that changed."""
     changed = [p for p in documents() if generated(p) != p.read_text(encoding="utf-8")]
     for path in changed:
         path.write_text(generated(path), encoding="utf-8")
-    return changed
+    return changed + notebooks.refresh()
 
 
 def problems() -> list[str]:
     """Return what is wrong with the documents and rubrics, a sentence each."""
     stale = [p for p in documents() if generated(p) != p.read_text(encoding="utf-8")]
     found = [f"{p.relative_to(ROOT)}: a generated table is stale; run `lab tables`" for p in stale]
+    found += [
+        f"notebook {id} ({lang}) is stale; run `lab tables`" for id, lang in notebooks.stale()
+    ]
     for folder in folders():
         found += exercise_problems(find(folder.name))
     return found

@@ -16,11 +16,13 @@ from grader.words import Text
 
 # Extra -> modules that are there once it is installed: all of them, for an extra may have grown.
 BOOKS = ("alembic", "dulwich", "jinja2", "sqlalchemy")
+JUPYTER = ("ipykernel", "jupyterlab", "matplotlib", "nbclient", "nbconvert")
 EXTRAS = {
     "flower": ("flower",),
     "solar": ("ephem",),
     "class": BOOKS,
-    "dev": (*BOOKS, "cronsim", "hypothesis", "mypy", "ruff"),
+    "notebooks": JUPYTER,
+    "dev": (*BOOKS, *JUPYTER, "cronsim", "hypothesis", "mypy", "ruff"),
 }
 SECONDS = 600
 

@@ -23,7 +23,7 @@ LAYERS = (
     "warden relay cgroup isolation submission services stack resources trail blame "
     "extras queues twin beat gauge",
     "private crew lab desk pipeline outcome orders job ops growth bench runner session grading",
-    "report rubric documents variant verify doctor attacks",
+    "report rubric documents notebook variant verify doctor attacks",
     "classroom",
     "cli plugin",
 )

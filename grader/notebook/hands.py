@@ -101,7 +101,9 @@ class HandsOn:
 
     def run(self, *command: str, **env: str) -> Child:
         """Start any command in the notebook's folder; it ends with the notebook."""
-        env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **env}
+        # A worker that is killed leaves what it had in the folder for temporary files.
+        own = {"PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(self._home.folder)}
+        env = {**os.environ, **own, **env}
         child = spawn(command, env=env, cwd=self.folder, ledger=self._home.ledger)
         self._children.append(child)
         return child

@@ -43,43 +43,43 @@ def _palette(names: Sequence[str]) -> dict[str, str]:
     return {name: COLOURS[n % len(COLOURS)] for n, name in enumerate(dict.fromkeys(names))}
 
 
-def deliveries(panels: Mapping[str, tuple[list[Span], float, list[str]]]) -> None:
+# Executions, the times at which one worker was killed and the next was ready, the tasks' ids.
+Delivery = tuple[list[Span], tuple[float, float], list[str]]
+
+
+def deliveries(panels: Mapping[str, Delivery]) -> None:
     """Draw what a killed worker's tasks met with, a panel a case.
 
     Args:
-        panels: title -> (executions, the time of the kill, the ids of the tasks in order).
+        panels: title -> what happened.
     """
     columns = 2 if len(panels) > 1 else 1
     rows = -(-len(panels) // columns)
     _, grid = plt.subplots(rows, columns, figsize=(9.4, 2.6 * rows + 0.3), squeeze=False)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
-    for axes, (title, (found, killed, ids)) in zip(grid.flat, panels.items(), strict=False):
-        _delivery(axes, title, found, killed, ids)
+    for axes, (title, what) in zip(grid.flat, panels.items(), strict=False):
+        _delivery(axes, title, *what)
 
 
-def _delivery(axes: Axes, title: str, found: list[Span], killed: float, ids: list[str]) -> None:
-    zero = min((span.start for span in found), default=killed)
+def _delivery(
+    axes: Axes, title: str, found: list[Span], gap: tuple[float, float], ids: list[str]
+) -> None:
+    zero = min((span.start for span in found), default=gap[0])
+    killed, ready = gap[0] - zero, gap[1] - zero
+    axes.axvspan(killed, ready, color="#EFEFEF", zorder=0)
+    axes.axvline(killed, color=INK, linewidth=1, linestyle="--")
+    axes.annotate(" killed", (killed, 1), xycoords=("data", "axes fraction"), va="top", color=INK)
     for span in found:
-        row, lost = ids.index(span.id), span.end is None
-        end = killed if span.end is None else span.end
-        colour = BAD if lost else COLOURS[0]
-        axes.barh(
-            row, max(end - span.start, 0.02), left=span.start - zero, color=colour, height=0.5
-        )
-        if lost:
-            axes.plot(end - zero, row, "x", color=INK, markersize=7, markeredgewidth=2)
+        row, start = ids.index(span.id), span.start - zero
+        end = killed if span.end is None else span.end - zero
+        axes.barh(row, end - start, left=start, color=COLOURS[0] if span.end else BAD, height=0.5)
+        if span.end is None:
+            axes.plot(end, row, "x", color=INK, markersize=7, markeredgewidth=2)
     done = {span.id for span in found if span.end is not None}
-    for row, id in enumerate(ids):
-        if id not in done:
-            axes.annotate(
-                "never done", (killed - zero, row), (14, 0), textcoords="offset points",
-                va="center", color=BAD, weight="bold",
-            )  # fmt: skip
-    axes.axvline(killed - zero, color=INK, linewidth=1, linestyle="--")
-    axes.annotate(
-        " killed", (killed - zero, 1), xycoords=("data", "axes fraction"), va="top", color=INK
-    )
+    for row in (n for n, id in enumerate(ids) if id not in done):
+        place = {"textcoords": "offset points", "va": "center"}
+        axes.annotate("never done", (killed, row), (14, 0), color=BAD, weight="bold", **place)
     axes.set_title(f"{title}: {len(done)} of {len(ids)} done")
     _plain(axes, [f"task {n + 1}" for n in range(len(ids))], "seconds since the first start")
     axes.set_xlim(-0.1, None)
@@ -131,24 +131,26 @@ def waits(measured: Mapping[str, list[tuple[int, float]]]) -> None:
         axes.set_xlabel("retry number")
         axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
         axes.set_axisbelow(True)
+    grid[0][0].set_yticks([0, 1, 2, 4, 8, 16])
     grid[0][0].set_ylabel("planned wait, seconds")
 
 
-def herd(starts: Mapping[str, list[float]], width: float) -> None:
+def herd(starts: Mapping[str, list[float]], width: float, back: float) -> None:
     """Draw how many attempts begin in each stretch of time: who comes back together.
 
     Args:
         starts: title -> seconds since the first attempt.
         width: of a stretch, in seconds.
+        back: from when on attempts are returns.
     """
-    _, grid = plt.subplots(
-        len(starts), 1, figsize=(9.0, 1.5 * len(starts) + 0.6), sharex=True, squeeze=False
-    )
+    size = (9.0, 1.5 * len(starts) + 0.6)
+    _, grid = plt.subplots(len(starts), 1, figsize=size, sharex=True, sharey=True, squeeze=False)
     last = max(max(times) for times in starts.values()) + width
     edges = [n * width for n in range(int(last / width) + 2)]
     for n, (axes, (title, times)) in enumerate(zip(grid.flat, starts.items(), strict=True)):
         counts, _, _ = axes.hist(times, bins=edges, color=COLOURS[n], rwidth=0.9)
-        axes.set_title(f"{title}: at most {int(max(counts))} at once")
+        most = max(count for edge, count in zip(edges, counts, strict=False) if edge >= back)
+        axes.set_title(f"{title}: up to {int(most)} come back together")
         axes.set_ylabel("attempts")
     grid[-1][0].set_xlabel("seconds since the first attempt")
 
@@ -186,20 +188,21 @@ def graph(result: Any, found: list[Span], title: str = "") -> None:
     for x, layer in enumerate(layers):
         for n, id in enumerate(layer):
             places[id] = (float(x), n - (len(layer) - 1) / 2)
-    for before, after in itertools.pairwise(layers):
-        for one in before:
-            for other in after:
-                axes.annotate(
-                    "", places[other], places[one],
-                    arrowprops={"arrowstyle": "->", "color": GREY, "shrinkA": 48, "shrinkB": 48},
-                )  # fmt: skip
+    boxes = {}
     for id, place in places.items():
         span = known.get(id)
         took = f"{1000 * (span.end - span.start):.0f} ms" if span and span.end else "not run"
         name = span.short if span else "?"
-        box = {"boxstyle": "round,pad=0.35", "fc": colours.get(name, GREY), "ec": "none"}
-        axes.text(*place, f"{name}\n{took}", ha="center", va="center", fontsize=8.5, bbox=box,
-                  color="white")  # fmt: skip
+        box = {"boxstyle": "round,pad=0.4", "fc": colours.get(name, GREY), "ec": "none"}
+        words = axes.text(
+            *place, f"{name}\n{took}", ha="center", va="center", fontsize=9, bbox=box, color="white"
+        )
+        boxes[id] = words.get_bbox_patch()
+    for before, after in itertools.pairwise(layers):
+        for one, other in itertools.product(before, after):
+            arrow = {"arrowstyle": "->", "color": GREY, "shrinkA": 3, "shrinkB": 3}
+            arrow |= {"patchA": boxes[one], "patchB": boxes[other]}
+            axes.annotate("", places[other], places[one], arrowprops=arrow)
     axes.set_xlim(-0.5, len(layers) - 0.5)
     axes.set_ylim(height / 2, -height / 2)
     axes.axis("off")

@@ -76,12 +76,15 @@ class HandsOn:
 
     @contextlib.contextmanager
     def worker(self, module: str, *options: str, broker: str = "redis") -> Iterator[Worker]:
-        """Run a worker for a module's app while the block lasts; the command is printed."""
+        """Run a worker for a module's app while the block lasts; the command is printed.
+
+        It is killed at the end of the block: a polite end takes a second or two.
+        """
         worker = self.start_worker(module, *options, broker=broker)
         try:
             yield worker
         finally:
-            worker.stop()
+            worker.kill()
 
     def start_worker(self, module: str, *options: str, broker: str = "redis") -> Worker:
         """Start a worker and return when it takes tasks.

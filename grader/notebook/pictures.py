@@ -69,7 +69,7 @@ def _delivery(
     killed, ready = gap[0] - zero, gap[1] - zero
     axes.axvspan(killed, ready, color="#EFEFEF", zorder=0)
     axes.axvline(killed, color=INK, linewidth=1, linestyle="--")
-    axes.annotate(" killed", (killed, 1), xycoords=("data", "axes fraction"), va="top", color=INK)
+    axes.annotate(" killed", (killed, 0.02), xycoords=("data", "axes fraction"), color=INK)
     for span in found:
         row, start = ids.index(span.id), span.start - zero
         end = killed if span.end is None else span.end - zero
@@ -78,8 +78,10 @@ def _delivery(
             axes.plot(end, row, "x", color=INK, markersize=7, markeredgewidth=2)
     done = {span.id for span in found if span.end is not None}
     for row in (n for n, id in enumerate(ids) if id not in done):
-        place = {"textcoords": "offset points", "va": "center"}
-        axes.annotate("never done", (killed, row), (14, 0), color=BAD, weight="bold", **place)
+        axes.annotate(
+            "never done", (killed, row), (14, 0), textcoords="offset points", va="center",
+            color=BAD, weight="bold",
+        )  # fmt: skip
     axes.set_title(f"{title}: {len(done)} of {len(ids)} done")
     _plain(axes, [f"task {n + 1}" for n in range(len(ids))], "seconds since the first start")
     axes.set_xlim(-0.1, None)
@@ -288,4 +290,4 @@ def curves(
     axes.set_xlabel("tasks done")
     axes.set_ylabel(y)
     axes.grid(color="#E6E6E6", linewidth=0.8)
-    axes.set_xlim(0, max(tasks) * 1.18)
+    axes.set_xlim(0, max(tasks) * 1.25)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 # What Jupyter and its companions keep: in the lab's own folder, never in the home directory.
 KEPT = ROOT / ".lab" / "jupyter"
 CELL_SECONDS = 120
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def environment() -> dict[str, str]:
@@ -58,7 +60,7 @@ def execute(id: str, lang: str = "en") -> NotebookNode:
     try:
         client.execute(stderr=subprocess.DEVNULL)  # it warns of the ports that it opens on loopback
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-        raise LabFault("notebook_failed", id=id, error=error) from error
+        raise LabFault("notebook_failed", id=id, error=COLOUR.sub("", str(error))) from error
     return notebook
 
 

@@ -227,6 +227,84 @@ def test_1_2(stack):
     assert played.pictures == ["picture-stages"] and not played.complaints
 
 
+def test_1_3(stack):
+    """1_3 shows a waiting retry, three ways to wait, the herd, and a retry that is swallowed."""
+    played = Played(play.execute("1_3"))
+
+    assert "the same id: True    state: RETRY" in played.said("unacked")
+    fixed, exponential, jittered = played.said("plans").splitlines()
+    assert "['3.0', '3.0', '3.0', '3.0', '3.0']" in fixed
+    assert "['1.0', '2.0', '4.0', '8.0', '16.0']" in exponential
+    assert "exponential with jitter" in jittered
+    assert "4 starts, 4 times SUCCESS, 0 times RETRY" in played.said("swallowed")
+    assert played.pictures == ["picture-waits", "picture-herd"] and not played.complaints
+
+
+def test_2_1(stack):
+    """2_1 shows the plan in the message, the processes at work, the wrong shape and the deadlock."""
+    played = Played(play.execute("2_1"))
+
+    assert "messages in the queue: 1" in played.said("embedded")
+    assert played.said("gantts").count("4 pages delivered") == 3
+    assert "holds 2 results of 3" in played.said("chord-counter")
+    assert played.said("wrong-shape").count("FAILURE AttributeError") == 2
+    assert "2 tasks wait, 0 of their own tasks have started" in played.said("deadlock")
+    assert played.pictures == ["picture-one", "picture-four", "picture-graph"]
+    assert not played.complaints
+
+
+def test_1_1(stack):
+    """1_1 loses what a killed worker had acknowledged, and nothing with late acknowledgement."""
+    played = Played(play.execute("1_1"))
+
+    assert "the task: SUCCESS - parcel 2 delivered" in played.said("stopped")
+    counts = played.said("counts").splitlines()
+    assert len(counts) == 2 * sum(name in stack.services for name in ("redis", "rabbitmq"))
+    assert all("6 of 6 done" not in line for line in counts[::2])
+    assert all("6 of 6 done" in line for line in counts[1::2])
+    assert played.pictures == ["picture-deliveries"] and not played.complaints
+
+
+def test_debug_1(stack):
+    """debug_1 measures a slope where the worker leaks and none where it is mended or warm."""
+    played = Played(play.execute("debug_1"))
+
+    halves = [float(line.split()[-1]) for line in played.said("slopes").splitlines()]
+    leaking, mended, warm = halves
+    assert leaking > 4 > max(mended, warm)
+    assert "the line: return [bytearray(" in played.said("tracemalloc")
+    assert "dict ['under_way']" in played.said("referrers")
+    assert played.pictures == ["picture-curves", "picture-hidden"] and not played.complaints
+
+
+def test_2_2(stack):
+    """2_2 shows both nights, messages that pile up and expire, one catch-up, one bad entry."""
+    played = Played(play.execute("2_2"))
+
+    assert "crontab 02:30, Berlin    03:30\n" in played.said("simulate")
+    run, expired = map(int, re.findall(r"\d+", played.said("expired").splitlines()[-1]))
+    assert run >= 4 and expired >= 3
+    assert "two seconds away: 1" in played.said("catch-up")
+    assert "messages: 0" in played.said("args")
+    assert played.pictures == ["picture-spring", "picture-autumn"] and not played.complaints
+
+
+def test_3_1(stack):
+    """3_1 charges twice without a key, once with one, and leaves a customer without goods."""
+    played = Played(play.execute("3_1"))
+
+    assert played.said("charged-twice").count("payment: charged") == 2
+    assert played.said("charged-once").count("payment: charged") == 1
+    assert "what has happened: ['payment: charged']" in played.said("sold-out")
+    assert played.pictures == ["good-day", "charged-twice", "charged-once", "sold-out"]
+    assert not played.complaints
+
+
+def test_each_notebook_is_run():
+    """Each notebook has a test above."""
+    assert {f"test_{id}" for id in script.ids()} <= set(globals())
+
+
 def test_a_run_leaves_nothing(stack, temp):
     """What a notebook has started and written is gone with its kernel."""
     assert [folder.name for folder in live.base().glob("notebook-*")] == []

@@ -261,7 +261,7 @@ def trip(rows: Sequence[tuple[str, float, float, str, bool]], title: str) -> Non
         rows: (service, start, end, what to write on it, whether it went well).
     """
     lanes = list(dict.fromkeys(service for service, *_ in rows))
-    _, axes = plt.subplots(figsize=(9.4, 0.5 * len(lanes) + 1.2))
+    _, axes = plt.subplots(figsize=(9.4, 0.42 * len(lanes) + 1.1))
     zero = min(start for _, start, *_ in rows)
     last = max(end for _, _, end, *_ in rows) - zero
     for service, start, end, text, well in rows:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from grader.errors import LabFault
 from grader.exercise import ROOT
+from grader.home import Home
 from grader.notebook.script import text
 
 if TYPE_CHECKING:
@@ -21,12 +22,15 @@ CELL_SECONDS = 120
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def environment() -> dict[str, str]:
-    """Return the environment of Jupyter and its kernels: all that they write lies in `KEPT`."""
+def environment(folder: Path) -> dict[str, str]:
+    """Return the environment of Jupyter and its kernels: all that they write lies in `KEPT`.
+
+    Args:
+        folder: for what ends with them.
+    """
     places = {
         "JUPYTER_CONFIG_DIR": "config",
         "JUPYTER_DATA_DIR": "data",
-        "JUPYTER_RUNTIME_DIR": "runtime",
         "JUPYTERLAB_SETTINGS_DIR": "settings",
         "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
         "IPYTHONDIR": "ipython",
@@ -36,6 +40,7 @@ def environment() -> dict[str, str]:
     return {
         **os.environ,
         **{name: str(KEPT / folder) for name, folder in places.items()},
+        "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
@@ -47,13 +52,18 @@ def execute(id: str, lang: str = "en") -> NotebookNode:
     Raises:
         LabFault: a cell failed; the sentence holds its error.
     """
-    os.environ.update(environment())  # where Jupyter's own modules look when they are loaded
+    with Home("play") as home:
+        os.environ.update(environment(home.folder))  # Jupyter's own modules look there
+        return _execute(id, lang, home.folder)
+
+
+def _execute(id: str, lang: str, folder: Path) -> NotebookNode:
     import nbformat
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
     notebook: Any = nbformat.reads(text(id, lang), as_version=4)
-    where = {"metadata": {"path": str(KEPT)}}
+    where = {"metadata": {"path": str(folder)}}
     client = NotebookClient(
         notebook, timeout=CELL_SECONDS, kernel_name="python3", resources=where, ipython_hist_file=""
     )

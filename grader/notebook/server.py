@@ -68,8 +68,7 @@ def jupyter(path: Path, browser: bool, port: int = 0) -> Iterator[tuple[Child, s
     port, token = port or live.usual_or_free(USUAL_PORT), secrets.token_hex(16)
     _no_news()
     with Home("jupyter") as home:
-        runtime = str(home.folder / "runtime")
-        env = {**environment(), "JUPYTER_TOKEN": token, "JUPYTER_RUNTIME_DIR": runtime}
+        env = {**environment(home.folder), "JUPYTER_TOKEN": token}
         child = spawn(_command(path, browser, port), env=env, cwd=path.parent, ledger=home.ledger)
         try:
             address = f"http://{HOST}:{port}"

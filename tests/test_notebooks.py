@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import urllib.error
 import urllib.request
 
 import psutil
@@ -19,7 +20,7 @@ from grader.errors import LabFault, UsageError
 from grader.exercise import ROOT
 from grader.notebook import play, script, server
 from grader.notebook.spans import spans
-from grader.process import wait_until
+from grader.process import lives, wait_until
 from grader.stack import live, rabbit_install
 
 PAIRS = [(id, lang) for id in script.ids() for lang in script.PLACES]
@@ -362,28 +363,37 @@ def test_a_page_needs_no_network(own, stack, tmp_path):
     assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//[^"' >]+""", html)
 
 
+def asked(url, path, body=None):
+    """Ask the Jupyter server at the address that the command printed."""
+    base, _, token = url.partition("/lab/tree/1_2.ipynb?token=")
+    headers = {"Authorization": f"token {token}"} if token else {}
+    data = json.dumps(body).encode() if body else None
+    request = urllib.request.Request(f"{base}/api/{path}", data=data, headers=headers)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.loads(answer.read())
+
+
 def test_jupyterlab_opens_it_and_ctrl_c_ends_all(temp):
     """`lab notebook` serves a copy on loopback with a token; Ctrl-C ends all that was started."""
     before = live.current()
     with subprocess.Popen(**lab("notebook", "1_2", "--no-browser"), start_new_session=True) as run:
         try:
-            url = _address(run)
+            url = address(run)
+            notebook = asked(url, "contents/1_2.ipynb")["content"]
+            kernel = notebook["metadata"]["kernelspec"]["name"]
+            assert asked(url, "kernels", {"name": kernel})["id"]
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                asked(url.partition("?")[0].replace("/lab/tree/1_2.ipynb", ""), "kernels")
             family = [psutil.Process(run.pid), *psutil.Process(run.pid).children(recursive=True)]
-            with urllib.request.urlopen(url.replace("/lab/tree/", "/api/contents/")) as answer:
-                served = json.loads(answer.read())
-            with pytest.raises(urllib.error.HTTPError):
-                urllib.request.urlopen(
-                    url.partition("?")[0].replace("/lab/tree/", "/api/contents/")
-                )
-            assert served["content"]["metadata"]["kernelspec"]["name"] == "python3"
-            addresses = {ip for process in family for ip in listening(process)}
-            assert addresses <= {"127.0.0.1", "::1"} and addresses
+            assert [p for p in family if "ipykernel_launcher" in " ".join(p.cmdline())]
+            places = {ip for process in family for ip in listening(process)}
+            assert places and places <= {"127.0.0.1", "::1"}
         finally:
             os.killpg(run.pid, signal.SIGINT)
         said = run.stdout.read()
         assert run.wait(30) == 0, said
     assert "nothing is left running" in said
-    wait_until(lambda: not any(p.is_running() for p in family), 10, AssertionError)
+    wait_until(lambda: not any(map(lives, family)), 10, AssertionError)
     assert (live.current() is None) == (before is None)
 
 
@@ -394,7 +404,7 @@ def listening(process):
     return set()
 
 
-def _address(run):
+def address(run):
     for line in run.stdout:
         if found := re.search(r"http://127\.0\.0\.1:\S+", line):
             return found[0]

@@ -30,11 +30,11 @@ QUIET = KEPT / "settings" / "@jupyterlab" / "apputils-extension"
 
 @contextlib.contextmanager
 def lab_up() -> Iterator[live.Live]:
-    """Have the lab up, with RabbitMQ where it is installed; end it if it was not up before."""
-    before = live.current()
+    """Have the lab up: the one that is, or one with RabbitMQ where it is installed, ended after."""
     sweep()
+    before = live.current()
     try:
-        yield live.up(rabbit_install.find_installation() is not None, flower=False)
+        yield before or live.up(rabbit_install.find_installation() is not None, flower=False)
     finally:
         sweep()  # what kernels left that were killed
         if before is None:

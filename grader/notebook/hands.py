@@ -138,7 +138,7 @@ class HandsOn:
             yield events
             # The last event of a task may come a moment after its result.
             with contextlib.suppress(TimeoutError):
-                wait_until(lambda: _settled(events), 2, TimeoutError)
+                wait_until(lambda: _settled(events), 0.7, TimeoutError)
         finally:
             for listener in listeners:
                 listener.close()
@@ -158,8 +158,8 @@ class HandsOn:
 def _settled(events: list[dict[str, Any]]) -> bool:
     """Whether each task that started has ended, as far as the events tell."""
     ends = ("task-succeeded", "task-failed", "task-retried", "task-revoked", "task-rejected")
-    kinds = [event["type"] for event in events]
-    return kinds.count("task-started") <= sum(map(kinds.count, ends))
+    started = {event["uuid"] for event in events if event["type"] == "task-started"}
+    return started <= {event["uuid"] for event in events if event["type"] in ends}
 
 
 class Worker:

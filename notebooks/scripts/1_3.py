@@ -12,6 +12,7 @@
 
 # %%
 import json
+import statistics
 from datetime import datetime
 
 from redis import Redis
@@ -127,12 +128,13 @@ def plans(task, count):
 
 
 measured = {
-    "fixed: 3 s": list(plans(lighthouse.fixed, 8)),
-    "exponential": list(plans(lighthouse.exponential, 8)),
-    "exponential with jitter": list(plans(lighthouse.jittered, 40)),
+    "fixed: 3 s": list(plans(lighthouse.fixed, 6)),
+    "exponential": list(plans(lighthouse.exponential, 6)),
+    "exponential with jitter": list(plans(lighthouse.jittered, 32)),
 }
 for title, points in measured.items():
-    print(f"{title:<24}", [f"{max(w for n, w in points if n == k):.1f}" for k in range(1, 6)])
+    middle = [statistics.median(w for n, w in points if n == k) for k in range(1, 6)]
+    print(f"{title:<24} median waits:", *[f"{wait:.1f}" for wait in middle])
 
 # %% kill-plans
 worker.kill()  # with all that waits in it

@@ -173,9 +173,9 @@ wrong = chain(
     group(n.write.s("x", page) for page in (1, 2)),
     group(n.proofread.s() for _ in range(2)),
 )
-with lab.worker("newspaper", "--concurrency=2") as worker:
+with lab.worker("newspaper", "--concurrency=2"):
     result = wrong.apply_async()
-    lab.until(lambda: worker.log.count("AttributeError") >= 2, what="both have failed")
+    lab.until(lambda: all(one.ready() for one in result.results), what="both have ended")
     for one in result.results:
         print(one.state, repr(one.result))
 

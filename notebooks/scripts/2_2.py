@@ -159,8 +159,10 @@ beat = start_beat("station")
 lab.until(lambda: "beat: Starting" in beat.output.text, what="beat has started")
 lab.until(lambda: "Sending due task bell " in beat.output.text, what="the bell was rung")
 beat.end()
-lines = [line for line in beat.output.text.splitlines() if "Sending due task bell " in line]
-print("rings in its first moment, after two seconds away:", len(lines))
+rings = [line for line in beat.output.text.splitlines() if "Sending due task bell " in line]
+times = [datetime.fromisoformat(line[1:20]) for line in rings]  # [2027-01-31 07:00:00,123: ...
+together = [time for time in times if time == times[0]]
+print("rings in its first moment, after two seconds away:", len(together))
 print("what it keeps:", [path.name for path in lab.folder.glob("ticks*")])
 
 # %% once [markdown]

@@ -156,7 +156,7 @@ trip("The same, with a key", since)
 
 # %% sold-out
 since = len(shop.ledger.entries)
-shop.script("payment", "process", "order-4", latency(0.6))
+shop.script("payment", "process", "order-4", latency(1.2))
 result = order("order-4", keys=True)()
 lab.until(lambda: effects("order-4"), what="the charge is made")
 shop.stock("tea", 0)

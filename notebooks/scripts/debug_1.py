@@ -32,7 +32,7 @@ app = Celery("library")
 app.conf.task_default_queue = "library"
 
 under_way = {}  # what is being lent right now, for the screen at the desk
-last_slips = deque(maxlen=150)
+last_slips = deque(maxlen=120)
 
 
 def slip(number):
@@ -64,7 +64,7 @@ def lend_mended(self, number):
 
 @app.task
 def lend_and_keep(number):
-    """Keep the last 150 slips, on purpose."""
+    """Keep the last 120 slips, on purpose."""
     last_slips.append(slip(number))
     return number
 
@@ -79,7 +79,7 @@ def lend_and_keep(number):
 import library
 
 
-def watch(task, *options, batches=20, size=20):
+def watch(task, *options, batches=16, size=20):
     """Drive a task on a fresh worker; return (tasks done, resident MiB) and the pids seen."""
     points, pids = [], []
     with lab.worker("library", "--concurrency=1", *options) as worker:
@@ -97,7 +97,7 @@ measured, pids = {}, {}
 for name, task in {
     "leaking": library.lend,
     "mended": library.lend_mended,
-    "keeps 150 slips": library.lend_and_keep,
+    "keeps 120 slips": library.lend_and_keep,
 }.items():
     measured[name], pids[name] = watch(task)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import math
 import os
@@ -168,6 +169,21 @@ def test_executions_are_read_from_events():
         ("add", "one", 1, None, "lost", 2),
         ("add", "two", 5, 7, "succeeded", 2),
     ]
+
+
+def test_modules_of_cells_begin_anew(tmp_path, monkeypatch):
+    """When the first cell is run again, a module that a cell wrote is no longer known."""
+    from grader.notebook.hands import HandsOn
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "written_by_a_cell.py").write_text("x = 1\n")
+    importlib.import_module("written_by_a_cell")
+    bench = HandsOn.__new__(HandsOn)
+    bench.folder = tmp_path
+
+    bench._forget()
+
+    assert "written_by_a_cell" not in sys.modules and str(tmp_path) not in sys.path
 
 
 # Each one run on the live lab
@@ -377,7 +393,8 @@ def asked(url, path, body=None):
         return json.loads(answer.read())
 
 
-def test_jupyterlab_opens_it_and_ctrl_c_ends_all(temp):
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGHUP], ids=["ctrl-c", "closed"])
+def test_jupyterlab_opens_it_and_ends_whole(temp, end):
     """`lab notebook` serves a copy on loopback with a token; Ctrl-C ends all that was started."""
     before = live.current()
     with subprocess.Popen(**lab("notebook", "1_2", "--no-browser"), start_new_session=True) as run:
@@ -393,7 +410,7 @@ def test_jupyterlab_opens_it_and_ctrl_c_ends_all(temp):
             places = {ip for process in family for ip in listening(process)}
             assert places and places <= {"127.0.0.1", "::1"}
         finally:
-            os.killpg(run.pid, signal.SIGINT)
+            os.killpg(run.pid, end)
         said = run.stdout.read()
         assert run.wait(30) == 0, said
     assert "nothing is left running" in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from pathlib import Path
 
 import click
@@ -31,7 +32,7 @@ def notebook_command(
 
     lang = lang or language()
     if id is None:
-        click.echo("\n".join(f"{name:<8} {_title(name, lang)}" for name in script.ids()))
+        click.echo("\n".join(_title(name, lang) for name in script.ids()))
         return
     script.script_of(id)
     supply(["notebooks"], lambda line: click.echo(line, err=True), lang)
@@ -60,6 +61,8 @@ def _open(id: str, lang: str, browser: bool, port: int) -> None:
     from grader.notebook import server
     from grader.words import Text
 
+    for number in (signal.SIGTERM, signal.SIGHUP):  # a terminal that is closed ends it like Ctrl-C
+        signal.signal(number, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt), server.lab_up():
         copy = server.own_copy(id, lang)
         with server.jupyter(copy, browser, port) as (child, url):

@@ -152,7 +152,15 @@ class HandsOn:
             for child in self._children:
                 child.end()
             os.chdir(self._before)
+            self._forget()
             self._home.close()
+
+    def _forget(self) -> None:
+        """Forget the modules that cells wrote: when the first cell is run again they begin anew."""
+        sys.path[:] = [path for path in sys.path if path != str(self.folder)]
+        for name, module in list(sys.modules.items()):
+            if str(getattr(module, "__file__", "")).startswith(f"{self.folder}/"):
+                del sys.modules[name]
 
 
 def _settled(events: list[dict[str, Any]]) -> bool:

@@ -132,13 +132,12 @@ measured = {
     "exponential": list(plans(lighthouse.exponential, 6)),
     "exponential with jitter": list(plans(lighthouse.jittered, 32)),
 }
+worker.kill()  # with all that waits in it
+redis.flushdb()
+
 for title, points in measured.items():
     middle = [statistics.median(w for n, w in points if n == k) for k in range(1, 6)]
     print(f"{title:<24} median waits:", *[f"{wait:.1f}" for wait in middle])
-
-# %% kill-plans
-worker.kill()  # with all that waits in it
-redis.flushdb()
 
 # %% picture-waits
 pictures.waits(measured)

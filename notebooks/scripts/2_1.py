@@ -155,9 +155,10 @@ half = chord([n.write.s("x", page) for page in (1, 2, 30)], n.print_all.s())()
 worker = lab.start_worker("newspaper", "--concurrency=2")
 key = lab.until(lambda: redis.keys("celery-taskset-meta-*.j"), what="the chord has a key")[0]
 lab.until(lambda: redis.zcard(key) == 2, what="two of three are ready")
-print(key.decode()[:40], "... holds", redis.zcard(key), "results of 3")
+ready = redis.zcard(key)
 worker.kill()
 redis.flushdb()
+print(key.decode()[:40], "... holds", ready, "results of 3")
 
 # %% explain-counter [markdown]
 # Each task of the header puts its result there, and whoever comes last sends the body. So a chord needs a result

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from grader.services.proxy import Proxy
 
 BOOT_SECONDS = 30.0
-STOP_SECONDS = 15.0
+# A warm shutdown that comes in the midst of much work may take 30 s longer, whatever the submission
+# does: a process of the pool waits so long for its parent to count results that it counts no more
+# (billiard/pool.py, GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT).
+STOP_SECONDS = 45.0
 # How long a worker that boots is waited for before it is asked once more.
 HAIL_SECONDS = 4.0
 HAIL = "lab.ready"

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from grader import starter
 from grader.attacks.case import FOLDER as ATTACKS
 from grader.attacks.matrix import attack_table
 from grader.exercise import EXERCISES, ROOT, Exercise, find, folders
@@ -89,17 +90,18 @@ def generated(path: Path) -> str:
 
 
 def refresh() -> list[Path]:
-    """Write the generated blocks and the notebooks anew and return the documents that changed."""
+    """Write all that is generated anew: blocks, starters, notebooks; return what changed."""
     changed = [p for p in documents() if generated(p) != p.read_text(encoding="utf-8")]
     for path in changed:
         path.write_text(generated(path), encoding="utf-8")
-    return changed + notebooks.refresh()
+    return changed + starter.refresh() + notebooks.refresh()
 
 
 def problems() -> list[str]:
     """Return what is wrong with the documents and rubrics, a sentence each."""
     stale = [p for p in documents() if generated(p) != p.read_text(encoding="utf-8")]
     found = [f"{p.relative_to(ROOT)}: a generated table is stale; run `lab tables`" for p in stale]
+    found += [f"exercises/.starters/{id} is stale; run `lab tables`" for id in starter.stale()]
     found += [
         f"notebook {id} ({lang}) is stale; run `lab tables`" for id, lang in notebooks.stale()
     ]

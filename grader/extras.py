@@ -17,12 +17,16 @@ from grader.words import Text
 # Extra -> modules that are there once it is installed: all of them, for an extra may have grown.
 BOOKS = ("alembic", "dulwich", "jinja2", "sqlalchemy")
 JUPYTER = ("ipykernel", "jupyterlab", "matplotlib", "nbclient", "nbconvert")
+FARM = (*BOOKS, "fsspec")
 EXTRAS = {
     "flower": ("flower",),
     "solar": ("ephem",),
+    "watch": ("watchfiles",),
     "class": BOOKS,
+    "farm": FARM,
+    "s3": (*FARM, "s3fs"),
     "notebooks": JUPYTER,
-    "dev": (*BOOKS, *JUPYTER, "cronsim", "hypothesis", "mypy", "ruff"),
+    "dev": (*FARM, *JUPYTER, "cronsim", "hypothesis", "mypy", "ruff", "watchfiles"),
 }
 SECONDS = 600
 

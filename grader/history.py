@@ -14,6 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from grader.clock import parse_offset_datetime
+
 DEEPEST = 100
 
 
@@ -61,9 +63,23 @@ class Reply:
         return self.state == "FAILURE"
 
     @property
+    def done_at(self) -> float | None:
+        """When it was stored, an epoch time in seconds; None where it does not say."""
+        return done_at(self.raw)
+
+    @property
     def final(self) -> bool:
         """Whether nothing more is to come."""
         return self.state in ("SUCCESS", "FAILURE", "REVOKED", "unreadable")
+
+
+def done_at(raw: str) -> float | None:
+    """Return when a stored document says that it was stored, None where it does not say."""
+    _, _, rest = raw.partition('"date_done": "')
+    try:
+        return parse_offset_datetime(rest.partition('"')[0]).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def nested(value: Any, limit: int = DEEPEST) -> bool:
@@ -154,6 +170,9 @@ class History:
     requests: list[dict[str, Any]] = field(default_factory=list)
     faults: list[dict[str, Any]] = field(default_factory=list)
     measurements: list[dict[str, Any]] = field(default_factory=list)
+    checks: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # id, began, ended: whose turn it was
 
     def events_of(self, task_id: str, kind: str = "") -> list[dict[str, Any]]:
         """Return a task's events in the order of their own clock, of one kind if named."""

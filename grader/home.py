@@ -72,7 +72,7 @@ class Home:
     """One run's folder. Use it as a context manager: it is removed at the end."""
 
     def __init__(self, kind: str = "run") -> None:
-        self.folder = _new_folder(kind)
+        self.folder = new_folder(kind)
         self.ledger = self.folder / "ledger.jsonl"
         try:
             self.ledger.touch()
@@ -113,7 +113,8 @@ class Home:
         self.close()
 
 
-def _new_folder(kind: str) -> Path:
+def new_folder(kind: str) -> Path:
+    """Return a new folder among the runs' folders: if it stays behind, the next run sweeps it."""
     try:
         return _again(lambda: Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=_base())))
     except OSError as error:

@@ -293,10 +293,14 @@ class Lab(Crew):
         self._closers.callback(child.end)
         return child
 
+    def seen(self) -> History:
+        """Return what was seen so far, with what the services were asked."""
+        self.history.requests[:] = self.resources.requests()
+        return self.history
+
     def save(self, path: Path) -> None:
         """Save what was seen so far as JSON."""
-        self.history.requests[:] = self.resources.requests()
-        self.history.save(path)
+        self.seen().save(path)
 
     def close(self) -> None:
         """End every process and give everything back."""

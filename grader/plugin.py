@@ -61,6 +61,7 @@ class Findings:
         self.runs: dict[tuple[str, str], Run] = {}
         self.missing: dict[str, set[str]] = {}
         self.asked: dict[str, list[str]] = {}  # the criteria that pytest will ask for, by exercise
+        self.said: list[str] = []  # for the end: what could not be kept, or what to type next
         self._open = contextlib.ExitStack()
         self._stack: Any = None
         self._seed: int | None = config.getoption("--seed")
@@ -146,6 +147,20 @@ class Findings:
         found = [finding for run in runs for finding in run.findings.values()]
         result = result_of(runs, found, sum(finding.seconds for finding in found))
         return replace(result, brokers_not_run=tuple(sorted(self.missing[id])))
+
+    def keep(self) -> None:
+        """Keep what is the student's own work for `lab hint` and `lab explain`."""
+        if not self.runs:
+            return
+        from grader.record import note, pointer
+
+        exercises = {id: run for (id, _), run in self.runs.items()}
+        for result in self.results():
+            run = exercises[result.exercise]
+            failed = note(run.exercise, run.submission.path, result)
+            more = pointer(run.exercise, run.submission.path, result, "lab")
+            if text := failed or more:
+                self.said.append(text.render(self.lang))
 
     def close(self) -> None:
         """End everything that was started."""
@@ -282,6 +297,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """End everything; exit status 3 where the lab failed, as for `lab grade`."""
     findings = session.config.stash[KEY]
     findings.close()
+    if session.exitstatus != pytest.ExitCode.INTERRUPTED:
+        findings.keep()
     if any(result.exit_status == 3 for result in findings.results()):
         session.exitstatus = 3
 
@@ -296,3 +313,5 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         color = terminalreporter.hasmarkup
         terminalreporter.write_line("")
         terminalreporter.write_line(render(results, "text", findings.lang, color=color))
+        for line in findings.said:
+            terminalreporter.write_line(line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from grader import hints
 from grader.exercise import SOLUTIONS, Exercise
 
 
@@ -19,16 +20,18 @@ def rubric_problems(exercise: Exercise) -> list[str]:
     for path in exercise.check_files:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         found += [f"{path.name}: {problem}" for problem in _missing(tree, exercise)]
-    return found
+    return found + list(hints.hint_problems(exercise))
 
 
 def _missing(tree: ast.Module, exercise: Exercise) -> Iterator[str]:
     """Yield the hints and sentences that are used and not written."""
+    written = {name for row in exercise.criteria for name in row.hints}
     for function in (n for n in tree.body if isinstance(n, ast.FunctionDef)):
         id = function.name.removeprefix("test_")
-        rows = [c for c in exercise.criteria if c.id == id]
-        for name in rows and _strings(function, "hint", 0):
-            if name not in rows[0].hints:
+        own = next((set(c.hints) for c in exercise.criteria if c.id == id), None)
+        for name in _strings(function, "hint", 0):
+            # What several checks share may name a hint that only some of them have.
+            if name not in (written if own is None else own):
                 yield f"criteria.{id}.hints.{name} is not in exercise.toml"
         for key in _strings(function, "fact", 1):
             if key not in exercise.words:

@@ -13,11 +13,12 @@ import time
 import traceback
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from grader.check import Check, Hint
 from grader.desk import Desk
@@ -27,6 +28,7 @@ from grader.expect import last_difference
 from grader.isolation import described, isolated
 from grader.lab import Lab
 from grader.sandbox import Sandbox, best
+from grader.scene import scene, turn
 from grader.stack.provider import Stack
 from grader.submission import Submission
 from grader.verdict import Finding, Result, Verdict
@@ -74,6 +76,7 @@ class Run:
         self._beside: ThreadPoolExecutor | None = None
         self._over = False
         self._desk: Desk | None = None
+        self.scenes: list[Mapping[str, Any]] = []  # of the labs that are closed
 
     def begin(self, ids: Iterable[str]) -> None:
         """Start with those of the criteria that have a lane, beside what is asked for meanwhile."""
@@ -144,7 +147,8 @@ class Run:
         try:
             lab = self._fresh(lane) if check.live else self._reading()
             lab.rng = random.Random(self.seed ^ zlib.crc32(check.id.encode()))
-            check.function(lab)
+            with turn(check, lab) if check.live else contextlib.nullcontext():
+                check.function(lab)
         except AssertionError as error:
             return self._failed(check, error)
         except SubmissionFault as fault:
@@ -162,19 +166,19 @@ class Run:
             if isinstance(error, UsageError):
                 raise
             self._drop(lane)
-            return self._say(check, Verdict.UNKNOWN, observed=_lab_words(error))
+            return self._say(check, Verdict.UNKNOWN, observed=lab_words(error))
         return self._say(check, Verdict.PASSED)
 
     def _failed(self, check: Check, error: AssertionError) -> Finding:
         difference = last_difference()
         if difference is None:
             # An assert that compared nothing: the check is wrong, not the submission.
-            return self._say(check, Verdict.UNKNOWN, observed=_lab_words(error))
+            return self._say(check, Verdict.UNKNOWN, observed=lab_words(error))
         try:
             for text, lang in product((difference.expected, difference.observed), LANGUAGES):
                 text.render(lang)
         except Exception as unsaid:  # a sentence lacks what its placeholders stand for
-            return self._say(check, Verdict.UNKNOWN, observed=_lab_words(unsaid))
+            return self._say(check, Verdict.UNKNOWN, observed=lab_words(unsaid))
         named = error.args[0] if error.args and isinstance(error.args[0], Hint) else Hint("default")
         hint = self._hint(check, named.name)
         if "NotImplementedError" in difference.observed.render("en"):
@@ -217,6 +221,9 @@ class Run:
         # A submission can make folders too deep for shutil; the run's home removes them.
         with contextlib.suppress(RecursionError):
             if lab:
+                # What was seen is for those who want to look: no verdict depends on it.
+                with contextlib.suppress(Exception):
+                    self.scenes.append(scene(lab.seen()))
                 lab.close()
 
     def _hint(self, check: Check, name: str) -> Text:
@@ -252,7 +259,8 @@ def _whole(points: float) -> float:
     return int(points) if points == int(points) else points
 
 
-def _lab_words(error: BaseException) -> Text:
+def lab_words(error: BaseException) -> Text:
+    """Return what to say of an error that is the lab's own."""
     if isinstance(error, LabFault):
         return error.text
     place = traceback.extract_tb(error.__traceback__)[-1]
@@ -321,6 +329,7 @@ def result_of(runs: Sequence[Run], findings: Sequence[Finding], seconds: float) 
         isolation=described(runs[0].box),
         unsafe=not isolated(runs[0].box),
         note=broken[-1] if broken else NOTHING,
+        scenes=tuple(scene for run in runs for scene in run.scenes),
         remarks=tuple({text.render("en"): text for run in runs for text in run.remarks}.values()),
         seconds=round(seconds, 3),
     )

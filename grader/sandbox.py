@@ -7,13 +7,13 @@ cell's own (cell.py): loopback, and the ports of the lab. It is no root and can'
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,22 +85,33 @@ def best() -> Sandbox:
 
 
 def _bubblewrap_works() -> bool:
-    from grader.cell import Cell
+    from grader.home import new_folder, remove
 
     if not (shutil.which("bwrap") and shutil.which("nsenter")):
         return False
-    with tempfile.TemporaryDirectory() as temp:
-        folder = Path(temp, "work")
-        folder.mkdir()
-        (folder / "try.py").write_text("import json")
-        try:
-            with Cell(Sandbox("bubblewrap"), folder, Path(temp, "ledger")) as cell:
-                command = cell.command("program", ["try.py"])
-                return not subprocess.run(
-                    command, capture_output=True, timeout=60, env={}
-                ).returncode
-        except (LabFault, OSError, subprocess.TimeoutExpired):
-            return False
+    try:
+        temp = new_folder("try")
+    except LabFault:
+        return False
+    try:
+        return _runs_in(temp)
+    except (LabFault, OSError, subprocess.TimeoutExpired):
+        return False
+    finally:
+        remove(temp)
+        with contextlib.suppress(OSError):
+            temp.parent.rmdir()  # only when no run is there
+
+
+def _runs_in(temp: Path) -> bool:
+    from grader.cell import Cell
+
+    folder = temp / "work"
+    folder.mkdir()
+    (folder / "try.py").write_text("import json")
+    with Cell(Sandbox("bubblewrap"), folder, temp / "ledger") as cell:
+        command = cell.command("program", ["try.py"])
+        return not subprocess.run(command, capture_output=True, timeout=60, env={}).returncode
 
 
 def _bubblewrap(folders: Sequence[Path], place: Path, private: Path, hosts: Path) -> list[str]:

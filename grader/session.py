@@ -27,14 +27,22 @@ def session(stack: str = "") -> Iterator[Stack]:
 
     SIGTERM and SIGHUP end the call the way Ctrl-C does, so that nothing is left behind.
     """
-    with _as_interrupt(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        sweep()
-        with Home() as home, Stack(home, stack) as opened:
-            yield opened
+    with interruptible(), quiet_session(stack) as opened:
+        yield opened
 
 
 @contextlib.contextmanager
-def _as_interrupt(*numbers: signal.Signals) -> Iterator[None]:
+def quiet_session(stack: str = "") -> Iterator[Stack]:
+    """Do as `session` does in a process whose signals are somebody else's, say a pool's child."""
+    sweep()
+    with Home() as home, Stack(home, stack) as opened:
+        yield opened
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP end what runs inside the way Ctrl-C does."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     stopped.clear()
 
     def interrupt(number: int, frame: object) -> None:

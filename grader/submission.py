@@ -32,7 +32,7 @@ LEFT_OUT = {
     ".lab",
     ".DS_Store",
 }
-HANDOUT = ("README*.md", "exercise.toml", "test_*.py")
+HANDOUT = ("README*.md", "exercise.toml", "hints.toml", "test_*.py")
 MAX_FILES = 2000
 MAX_BYTES = 50 * 1024 * 1024
 MAX_ENTRIES = 10 * MAX_FILES  # with folders, links and what is left out
@@ -99,15 +99,26 @@ class Submission:
             raise no_space(error, to) from error
         return self._root(to, exercise)
 
+    def files(self) -> Iterator[Path]:
+        """Yield the files of a folder that are graded, sorted.
+
+        Raises:
+            BadSubmission: too much of it.
+        """
+        room = _Room(self.path)
+        for file in _files(self.path, room):
+            room.take(files=1, size=file.stat().st_size)
+            yield file
+
     def names(self) -> list[str]:
         """Return the relative names of its files; an archive that can't be read has none.
 
         Raises:
             BadSubmission: too much of it.
         """
-        room = _Room(self.path)
         if self.path.is_dir():
-            return [str(file.relative_to(self.path)) for file in _files(self.path, room)]
+            return [str(file.relative_to(self.path)) for file in self.files()]
+        room = _Room(self.path)
         try:
             if zipfile.is_zipfile(self.path):
                 with zipfile.ZipFile(self.path) as archive:
@@ -121,11 +132,8 @@ class Submission:
     def digest(self) -> str:
         """Return a hash of all that is graded; an archive's is that of its bytes."""
         found = hashlib.sha256()
-        room = _Room(self.path)
-        files = _files(self.path, room) if self.path.is_dir() else iter([self.path])
-        for file in files:
+        for file in self.files() if self.path.is_dir() else [self.path]:
             name = str(file.relative_to(self.path)).encode("utf-8", "surrogateescape")
-            room.take(files=1, size=file.stat().st_size if self.path.is_dir() else 0)
             with file.open("rb") as opened:
                 content = hashlib.file_digest(opened, "sha256").digest()
             found.update(len(name).to_bytes(4) + name + content)

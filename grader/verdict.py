@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from grader.words import NOTHING, Text
 
@@ -57,7 +59,8 @@ class Result:
     `brokers_not_run` names brokers that the exercise asks for and the machine lacks; `isolation`
     says what held the student's processes, `unsafe` that this was too little for marks; `note`
     explains an ungradable submission; `remarks` are worth knowing and change no points, for example
-    what this machine could not try.
+    what this machine could not try. `scenes` are what was seen in each lab (grader/scene.py), for
+    those who want to look; no report needs them.
     """
 
     exercise: str
@@ -70,6 +73,7 @@ class Result:
     unsafe: bool = False
     note: Text = NOTHING
     remarks: tuple[Text, ...] = ()
+    scenes: tuple[Mapping[str, Any], ...] = field(default=(), compare=False, repr=False)
     seconds: float = 0.0
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 

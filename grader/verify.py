@@ -160,6 +160,9 @@ def read_case(path: Path, exercise: Exercise) -> dict[str, Any]:
         raise BadExercise("broken_toml", file=file, error=error) from None
     if not case.get("fails") or not isinstance(case.get("why"), str):
         raise BadExercise("bad_key", file=file, key="fails / why", wanted="both filled in")
+    if not isinstance(case.get("also", {}), dict):
+        wanted = "a table: the criterion, and why it fails too"
+        raise BadExercise("bad_key", file=file, key="also", wanted=wanted)
     for id in (*case["fails"], *case.get("also", {})):
         exercise.criterion(id)
     return case

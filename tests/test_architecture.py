@@ -17,13 +17,14 @@ FILES = sorted(GRADER.rglob("*.py"))
 TESTS = sorted([*(ROOT / "tests").glob("*.py"), *(ROOT / "tests" / "benchmarks").glob("*.py")])
 LAYERS = (
     "errors words",
-    "check exercise history expect steps verdict containers timetable sun "
-    "ledger invariants schedule slope curve",
-    "process home place worker client publisher events tap clock faults links sandbox cell "
+    "check clock exercise history expect steps verdict containers timetable sun "
+    "ledger invariants schedule slope curve scene hints",
+    "process home place worker client publisher events tap faults links sandbox cell "
     "warden relay cgroup isolation submission services stack resources trail blame "
-    "extras queues twin beat gauge",
+    "extras queues twin beat gauge starter",
     "private crew lab desk pipeline outcome orders job ops growth bench runner session grading",
-    "report rubric documents notebook variant verify doctor attacks",
+    "report rubric documents notebook variant verify doctor attacks progress plan record tutor "
+    "story vigil",
     "classroom",
     "cli plugin",
 )

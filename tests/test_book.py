@@ -13,7 +13,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_engine
 from sqlalchemy.exc import DatabaseError
 
-from grader.classroom import course
+from grader.classroom import course, here, job
 from grader.classroom.book import Book, Key
 from grader.classroom.course import Settings, grade_class
 from grader.classroom.evidence import unpack
@@ -62,10 +62,10 @@ def classroom(book, tmp_path, monkeypatch):
             home=home, missing=lambda asked: ("rabbitmq",), prepare=lambda b: None
         )
 
-    monkeypatch.setattr(course, "grade", grading)
-    monkeypatch.setattr(course, "session", opened)
-    monkeypatch.setattr(course, "best", lambda: Sandbox("bubblewrap"))
-    monkeypatch.setattr(course, "demand", lambda box, unsafe: None)
+    monkeypatch.setattr(job, "grade", grading)
+    monkeypatch.setattr(job, "best", lambda: Sandbox("bubblewrap"))
+    monkeypatch.setattr(here, "session", opened)
+    monkeypatch.setattr(here, "demand", lambda box, unsafe: None)
 
     def run(*texts, **settings):
         works = []
@@ -75,9 +75,15 @@ def classroom(book, tmp_path, monkeypatch):
             (folder / "calculator.py").write_text(text)
             works.append(Work(f"s{number}", (Piece(folder),), "1_2"))
         chosen = Settings(**{"jobs": 1, "seed": 5, **settings})
-        return list(grade_class(works, [EXERCISE], book, chosen, lambda line: None))
+        steps = grade_class(works, [EXERCISE], book, chosen, hands(chosen))
+        return sorted(steps, key=lambda step: step.work.student)  # two may end at the same moment
 
     return SimpleNamespace(run=run, verdicts=verdicts, seeds=seeds, book=book)
+
+
+def hands(settings):
+    """Return what gives this machine's hands."""
+    return lambda exercises: here.Here(settings, exercises, print)
 
 
 def key(number=0):
@@ -188,7 +194,8 @@ def test_work_that_cannot_be_read_is_ungradable(classroom, tmp_path):
     """Work that is gone gets no points, and its evidence says why."""
     work = Work("s9", (Piece(tmp_path / "gone"),), "1_2")
 
-    (step,) = grade_class([work], [EXERCISE], classroom.book, Settings(seed=1), print)
+    chosen = Settings(seed=1)
+    (step,) = grade_class([work], [EXERCISE], classroom.book, chosen, hands(chosen))
 
     row = classroom.book.attempts(Key("s9", "1_2"))[0]
     assert (step.attempt.status, step.attempt.score, row.max_score) == ("ungradable", 0, 100)
@@ -201,7 +208,7 @@ def test_without_isolation_nothing_is_graded(classroom, monkeypatch):
     def refuse(box, unsafe):
         raise LabFault("no_space", folder="x", free=0, wanted=1)
 
-    monkeypatch.setattr(course, "demand", refuse)
+    monkeypatch.setattr(here, "demand", refuse)
 
     with pytest.raises(LabFault):
         classroom.run("a")

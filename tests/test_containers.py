@@ -462,15 +462,45 @@ CHALLENGES = {
 }
 
 
+def test_a_restart_policy_without_a_condition_restarts(tmp_path):
+    """The Compose specification: where `condition` is left out it is `any`."""
+    project = solution_with(
+        tmp_path,
+        "restart: unless-stopped\n    ports:",
+        "deploy: {restart_policy: {delay: 5s}}\n    ports:",
+    )
+
+    assert "restart" not in complaints(project, BONUS)
+
+
+def test_the_stage_that_is_built_says_who_runs(tmp_path):
+    """A worker that is built from an earlier stage does not get the last stage's USER."""
+    project = solution_with(tmp_path, "    profiles: [redis]", "    profiles: [redis]")
+    worker = project.services["worker"]
+    worker["build"] = {
+        "context": str(tmp_path),
+        "dockerfile_inline": "FROM a AS base\nFROM base\nUSER app\n",
+        "target": "base",
+    }
+    worker.pop("user", None)
+
+    assert "user" in complaints(project, BONUS)
+    del worker["build"]["target"]
+    assert "user" not in complaints(project, BONUS)
+
+
+def solution_with(tmp_path, old, new):
+    """Return the solution's project with one text of its compose file changed."""
+    shutil.copytree(SOLUTIONS / "1_1", tmp_path / "work")
+    file = tmp_path / "work" / "docker-compose.yml"
+    file.write_text(changed(old, new, file.read_text(encoding="utf-8")), encoding="utf-8")
+    return load(tmp_path / "work")
+
+
 @pytest.mark.parametrize(("rule", "old", "new"), CHALLENGES.values(), ids=CHALLENGES)
 def test_one_mistake_breaks_one_challenge(tmp_path, rule, old, new):
     """Each challenge's mistake is found by its own rule."""
-    shutil.copytree(SOLUTIONS / "1_1", tmp_path / "work")
-    file = tmp_path / "work" / "docker-compose.yml"
-    text = file.read_text(encoding="utf-8")
-    file.write_text(changed(old, new, text), encoding="utf-8")
-
-    assert list(complaints(load(tmp_path / "work"), BONUS)) == [rule]
+    assert list(complaints(solution_with(tmp_path, old, new), BONUS)) == [rule]
 
 
 def test_a_variable_of_compose_is_no_name(tmp_path):

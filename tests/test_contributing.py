@@ -6,7 +6,13 @@ from __future__ import annotations
 def test_the_steps_name_every_file(copy):
     """The ten steps give each file that an exercise needs."""
     wanted = {
-        "exercises/9_9": {"README.md", "README.zh-CN.md", "exercise.toml", "greeting.py"},
+        "exercises/9_9": {
+            "README.md",
+            "README.zh-CN.md",
+            "exercise.toml",
+            "hints.toml",
+            "greeting.py",
+        },
         "solutions/9_9": {"greeting.py"},
         "tests/wrong_answers/9_9/no_name": {"greeting.py", "case.toml"},
         "tests/right_answers/9_9/explicit_name": {"greeting.py"},

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 
 import pytest
 
 from grader.documents import BLOCK, documents, exercise_problems, generated, handout_problems
-from grader.exercise import ROOT, find, folders
+from grader.exercise import EXERCISES, ROOT, find, folders, load
+from grader.rubric import rubric_problems
 
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
 IDS = [folder.name for folder in folders()]
@@ -33,6 +35,25 @@ def test_different_code_blocks_are_found(tmp_path):
     other.write_text("# 甲\n```sh\nlab down\n```\n## 乙\n")
 
     assert len(handout_problems(one, other)) == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"zero_text" if text', '"nobody" if text'),  # in a check
+        ("def entry(", 'def helper(lab):\n    assert lab, hint("nobody")\n\n\ndef entry('),
+    ],
+)
+def test_a_hint_that_nobody_wrote_is_found(tmp_path, old, new):
+    """A name that a check, or what several checks share, gives to hint() is in exercise.toml."""
+    folder = tmp_path / "1_2"
+    shutil.copytree(EXERCISES / "1_2", folder)
+    for file in folder.glob("test_*.py"):
+        file.write_text(file.read_text("utf-8").replace(old, new), "utf-8")
+
+    problems = rubric_problems(load(folder))
+
+    assert len(problems) == 1 and "hints.nobody is not in exercise.toml" in problems[0]
 
 
 def test_links_lead_somewhere():

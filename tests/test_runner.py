@@ -17,7 +17,7 @@ from grader import client, crew, publisher, runner
 from grader.errors import BadSubmission, LabFault, SubmissionFault
 from grader.events import Listener
 from grader.exercise import load
-from grader.history import Call
+from grader.history import Call, History
 from grader.home import Home
 from grader.process import wait_until
 from grader.runner import Run, grade
@@ -558,6 +558,7 @@ class Idle:
     def __init__(self, *arguments):
         type(self).made += 1
         self.dirty, self.closed = False, 0
+        self.history = History()
         self.worker = SimpleNamespace(alive=True)
 
     def save(self, path):

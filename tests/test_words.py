@@ -16,7 +16,20 @@ from grader.words import LANGUAGES, NOTHING, Text, catalogue
 FILES = sorted((ROOT / "grader").rglob("*.py"))
 RAISED = {name for name, value in vars(errors).items() if isinstance(value, type)} | {"of"}
 # Keys that are put together where they are used: the verdicts, a heading's name, a report's word.
-MADE = ("progress_", "label_", "report_", "doctor_", "isolation_", "containers_health_", "site_")
+MADE = (
+    "progress_",
+    "label_",
+    "report_",
+    "doctor_",
+    "isolation_",
+    "containers_health_",
+    "site_",
+    "hint_",
+    "next_",
+    "story_",
+    "explain_",
+    "watch_",
+)
 
 
 def calls() -> Iterator[tuple[str, str, set[str] | None]]:

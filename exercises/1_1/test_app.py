@@ -264,7 +264,7 @@ class Shutdown:
         self.started = lab.until(
             lambda: lab.history.events_of(self.call.id, "task-started"), within=15
         )
-        self.code = lab.stop_worker(within=30)
+        self.code = lab.stop_worker()
         lab.publisher.fetch([self.call])
         names = {lab.queue(f"app.{task}") for task in ("hello_world", "slow_hello")}
         url = lab.space.grader_broker

@@ -73,10 +73,10 @@ def test_refuses_sources(lab):
     """No sources, two of one name and an unknown type are a ValueError."""
     works = works_of(lab)
     one, other = works.database(), works.csv()
-    for sources, what in (([], "no sources"), ([one, {**other, "name": one["name"]}], "two names")):
+    for sources, what in (([], "none"), ([one, {**other, "name": one["name"]}], "two")):
         answer = lab.client.call("create_data_pipeline", sources)
         said = {"sources": sources, "seen": answer.error or "no error"}
-        assert lab.fact(answer.raised("ValueError"), "refused", **said), hint(what[:3])
+        assert lab.fact(answer.raised("ValueError"), "refused", **said), hint(what)
 
     kind = "".join(lab.rng.choices("bcdfg", k=5))
     unknown = [{**one, "type": kind}, other]

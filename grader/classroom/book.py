@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -185,6 +186,13 @@ class Book:
         """Return where the submissions of the last call lay and how they were read."""
         with Session(self._engine) as session:
             return session.scalar(select(Call).order_by(Call.id.desc()).limit(1))
+
+    def identity(self) -> str:
+        """Return a name that no other book has: drawn from its first call."""
+        with Session(self._engine) as session:
+            first = session.scalar(select(Call).order_by(Call.id).limit(1))
+        words = f"{first.at.isoformat()} {first.submissions}" if first else str(self.path)
+        return hashlib.sha256(words.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
     def count(self) -> int:
         """Return how many attempts there are."""

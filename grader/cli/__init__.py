@@ -7,26 +7,38 @@ import sys
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from grader import __version__
 
 # name -> module, and the line `lab --help` shows; the module is imported only when called.
 COMMANDS = {
     "grade": ("grade", "Grade your work, another folder, or a folder of exercises."),
+    "watch": ("watch", "Grade whenever you save."),
+    "hint": ("hint", "Ask for a hint, a step at a time."),
+    "explain": ("explain", "Show what happened in the last run."),
+    "progress": ("whereabouts", "Show where you stand."),
+    "next": ("whereabouts", "Say what to do next."),
+    "reset": ("reset", "Begin an exercise anew; your work is kept aside."),
+    "list": ("catalogue", "List the exercises."),
     "class": ("classroom", "Grade a whole class into a grade book."),
     "history": ("classroom", "Show a grade book, or a student's attempts."),
     "report": ("classroom", "Write a grade book as web pages and for other programs."),
     "similar": ("classroom", "Show likely copies, side by side."),
     "regrade": ("classroom", "Grade again, also what has not changed."),
     "override": ("classroom", "Set a score by hand, with a reason."),
-    "list": ("catalogue", "List the exercises."),
+    "farm-worker": ("classroom", "Let this machine grade for `lab class --farm`."),
     "up": ("live", "Start brokers for work by hand."),
     "down": ("live", "Stop what `lab up` started."),
     "status": ("live", "Say what runs and where."),
     "env": ("live", "Print the exports for your shell."),
     "doctor": ("doctor", "Check this machine and say how to mend it."),
-    "install": ("install", "Install an extra: flower, solar, class, notebooks, dev."),
+    "install": (
+        "install",
+        "Install an extra: flower, solar, class, farm, s3, watch, notebooks, dev.",
+    ),
     "notebook": ("notebook", "Open a notebook in JupyterLab with the lab up."),
+    "completion": ("completion", "Print what makes your shell complete `lab`."),
     "test": ("maintain", "Run the project's own tests."),
     "verify": ("maintain", "Prove starters, solutions, wrong and right answers."),
     "tables": ("maintain", "Write the generated tables of the documents anew."),
@@ -46,12 +58,19 @@ class Lazy(click.Group):
         if name not in COMMANDS:
             return None
         module = importlib.import_module(f"grader.cli.{COMMANDS[name][0]}")
-        return getattr(module, f"{name}_command")
+        return getattr(module, f"{name.replace('-', '_')}_command")
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table without importing any command."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete a command's name without importing any."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        names = [name for name in COMMANDS if name.startswith(incomplete)]
+        return [CompletionItem(name, help=COMMANDS[name][1]) for name in names]
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Suggest the nearest command for one that does not exist."""
@@ -65,10 +84,22 @@ class Lazy(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.command(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=Lazy,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="lab")
-def group() -> None:
-    """Learn Celery by doing: graded exercises against a live Redis and RabbitMQ."""
+@click.pass_context
+def group(ctx: click.Context) -> None:
+    """Learn Celery by doing: graded exercises against a live Redis and RabbitMQ.
+
+    `lab` alone says where you are and what to type next.
+    """
+    if ctx.invoked_subcommand is None:
+        from grader.cli.whereabouts import home
+
+        home(language())
 
 
 def main() -> None:
@@ -76,7 +107,7 @@ def main() -> None:
     from grader.errors import LabError
 
     try:
-        sys.exit(group.main(standalone_mode=False) or 0)
+        sys.exit(group.main(prog_name="lab", standalone_mode=False) or 0)
     except click.ClickException as error:
         error.show()
         sys.exit(2)

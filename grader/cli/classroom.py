@@ -10,8 +10,16 @@ from typing import Any
 import click
 
 from grader.cli.options import checks, grading
+from grader.exercise import PROVIDERS
 
 BOOK = click.argument("book", type=click.Path(path_type=Path))
+STORE = click.option(
+    "--store",
+    envvar="LAB_STORE",
+    metavar="FOLDER",
+    help="Where all machines of a farm see works and results, or s3://BUCKET/FOLDER; LAB_STORE "
+    "says the same.",
+)
 
 
 def _grading_options(function: Any) -> Any:
@@ -23,6 +31,13 @@ def _grading_options(function: Any) -> Any:
             default=1,
             help="Grade each work so often; those whose verdicts differ are listed.",
         ),
+        click.option(
+            "--farm",
+            envvar="LAB_FARM",
+            metavar="BROKER_URL",
+            help="Have `lab farm-worker` machines grade; LAB_FARM says the same.",
+        ),
+        STORE,
         grading,
     ):
         function = option(function)
@@ -61,7 +76,7 @@ def class_command(submissions: Path, book: Path | None, dry_run: bool, **options
     """
     from grader.errors import UsageError
 
-    _need_extra(options)
+    _need_extra(options, "farm" if options["farm"] else "class")
     from grader.cli.classwork import carry_out, show_intake
 
     if book is None and not dry_run:
@@ -80,7 +95,7 @@ def class_command(submissions: Path, book: Path | None, dry_run: bool, **options
 @_grading_options
 def regrade_command(book: Path, **options: Any) -> None:
     """Grade again what the last `lab class` graded; earlier attempts stay in the book."""
-    _need_extra(options)
+    _need_extra(options, "farm" if options["farm"] else "class")
     from grader.cli.classwork import again
 
     sys.exit(again(book, options))
@@ -154,13 +169,46 @@ def similar_command(book: Path, out: Path, least: int, lang: str | None) -> None
     similar(book, out, least / 100, lang)
 
 
-def _need_extra(options: dict[str, Any]) -> None:
-    """Install what grade books need where it is missing."""
+@click.command("farm-worker")
+@click.argument("farm", envvar="LAB_FARM", metavar="BROKER_URL")
+@STORE
+@click.option("--jobs", type=click.IntRange(1, 64), default=None, help="Works at a time.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 25),
+    default=20,
+    help="Minutes that one grading may take; a job that ends no more is given to another.",
+)
+@checks
+@click.option("--stack", type=click.Choice(PROVIDERS), default=None, help="As for `lab grade`.")
+@click.option("--unsafe", is_flag=True, help="Grade although this machine can't hold strangers.")
+@click.option("--lang", type=click.Choice(["en", "zh"]), default=None)
+def farm_worker_command(farm: str, store: str | None, **options: Any) -> None:
+    """Let this machine grade what `lab class --farm BROKER_URL` sends.
+
+    \b
+    lab farm-worker amqp://USER:PASSWORD@HOST// --store /mnt/class
+    lab farm-worker redis://HOST:6379/0 --store s3://BUCKET/class
+
+    Start one on each machine, in whatever order. Ctrl-C finishes the gradings that run.
+    """
+    from grader.errors import UsageError
+
+    if not store:
+        raise UsageError("farm_needs_store")
+    _need_extra(options, "farm")
+    from grader.cli.classwork import farm_worker
+
+    sys.exit(farm_worker(farm, store, options))
+
+
+def _need_extra(options: dict[str, Any], extra: str = "class") -> None:
+    """Install what grade books (and a farm) need where it is missing."""
     from grader.cli import language
     from grader.extras import need, supply
 
-    supply(["class"], lambda line: click.echo(line, err=True), options.get("lang") or language())
-    need("class")
+    supply([extra], lambda line: click.echo(line, err=True), options.get("lang") or language())
+    need(extra)
 
 
 def moment(text: str) -> datetime | None:

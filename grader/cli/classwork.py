@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -18,7 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from grader import exercise as exercises
 from grader.classroom.book import Book, Key, Standing
 from grader.classroom.copies import write_copies
-from grader.classroom.course import Settings, Step, grade_class
+from grader.classroom.course import Hands, Settings, Step, grade_class
+from grader.classroom.here import Here
 from grader.classroom.intake import Intake, collect, open_export
 from grader.classroom.roster import Roster, read_roster
 from grader.classroom.tables import Attempt, Call
@@ -27,6 +28,7 @@ from grader.cli import language
 from grader.cli.classroom import moment
 from grader.cli.saying import console, echo, new_folder, offered, outcome, table
 from grader.errors import UsageError
+from grader.exercise import Exercise
 from grader.home import Home
 from grader.private import with_private
 from grader.report.document import one_line, shown_time
@@ -68,10 +70,44 @@ def _grade(book: Book, intake: Intake, roster: Roster, options: dict[str, Any]) 
     _say_strays(intake, lang)
     checks = Path(options["checks"]) if options["checks"] else None
     exercises = [with_private(exercise, checks) for exercise in offered()]
-    steps = grade_class(works, exercises, book, _settings(options, lang), _tell)
+    settings = _settings(options, lang)
+    steps = grade_class(works, exercises, book, settings, _workforce(settings, book, options))
     counts = _follow(steps, len(works) * options["runs"], lang)
     keys = [Key(work.student, work.exercise) for work in works]
     return _sum_up(list(book.standings(keys)), counts, book.path, lang) if keys else 0
+
+
+def _workforce(
+    settings: Settings, book: Book, options: dict[str, Any]
+) -> Callable[[list[Exercise]], Hands]:
+    """Return what gives the hands that do the jobs: this machine's, or a farm's."""
+    if not options["farm"]:
+        return lambda exercises: Here(settings, exercises, _tell)
+    if not options["store"]:
+        raise UsageError("farm_needs_store")
+    from grader.classroom.dispatch import Farm, Place
+
+    place = Place(options["farm"], options["store"], book.identity())
+    return lambda exercises: Farm(settings, place, _tell)
+
+
+def farm_worker(url: str, store: str, options: dict[str, Any]) -> int:
+    """Grade for a farm until the worker is ended; return its exit status."""
+    from grader.classroom import farm
+    from grader.isolation import demand
+    from grader.sandbox import best
+
+    lang = options["lang"] or language()
+    demand(best(), options["unsafe"])
+    jobs = options["jobs"] or os.cpu_count() or 1
+    settings = farm.Settings(store, options["checks"], options["stack"] or "", lang)
+    return farm.serve(
+        url,
+        settings,
+        jobs,
+        60 * options["limit"],
+        ready=lambda shown: echo("farm_ready", lang, url=shown, jobs=jobs),
+    )
 
 
 def similar(path: Path, out: Path, least: float, lang: str | None) -> None:

@@ -8,11 +8,13 @@ from typing import Any
 
 import click
 
-from grader.cli.options import FORMATS, checks, grading
+from grader.cli.options import FORMATS, checks, exercises_or_folders, grading
 
 
 @click.command("grade")
-@click.argument("what", nargs=-1, required=True, metavar="ID... | FOLDER")
+@click.argument(
+    "what", nargs=-1, required=True, metavar="ID... | FOLDER", shell_complete=exercises_or_folders
+)
 @click.option(
     "--submission",
     type=click.Path(path_type=Path),
@@ -44,8 +46,11 @@ def grade_command(what: tuple[str, ...], **options: Any) -> None:
     if out and not out.absolute().parent.is_dir():
         raise UsageError("no_out_folder", folder=out.absolute().parent)
     quiet = options["form"] != "text" and not out
+    wanted = [
+        Order(with_private(exercise.find(id), options["checks"]), path) for id, path in orders
+    ]
     results = grade_all(
-        [Order(with_private(exercise.find(id), options["checks"]), path) for id, path in orders],
+        wanted,
         broker=options["broker"],
         stack=options["stack"] or "",
         required=options["require"],
@@ -56,7 +61,20 @@ def grade_command(what: tuple[str, ...], **options: Any) -> None:
         unsafe=options["unsafe"],
     )
     _write(results, options["form"], lang, out, many=len(what) > 1 or _is_folder(what[0]))
+    _keep(wanted, results, lang, quiet)
     sys.exit(max(result.exit_status for result in results))
+
+
+def _keep(orders: list[Any], results: list[Any], lang: str, quiet: bool) -> None:
+    """Keep what is the student's own work for `lab hint` and `lab explain`, and say so."""
+    from grader.cli.plain import command
+    from grader.record import note, pointer
+
+    for order, result in zip(orders, results, strict=True):
+        failed = note(order.exercise, order.path, result)
+        more = pointer(order.exercise, order.path, result, command())
+        if text := failed or (not quiet and more):
+            click.echo(text.render(lang), err=True)
 
 
 def _language() -> str:

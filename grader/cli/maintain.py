@@ -154,12 +154,13 @@ def tables_command() -> None:
 
 @click.command("bench")
 @click.option("--runs", default=5, help="Runs of each figure.")
-def bench_command(runs: int) -> None:
+@click.option("--class", "size", type=int, help="Measure a class of so many instead.")
+def bench_command(runs: int, size: int | None) -> None:
     """Measure the figures of the project as ratios to the floor of this machine."""
     import runpy
 
     from grader.exercise import ROOT
 
-    script = ROOT / "tests" / "benchmarks" / "bench.py"
-    sys.argv = [str(script), str(runs)]
+    script = ROOT / "tests" / "benchmarks" / ("course.py" if size else "bench.py")
+    sys.argv = [str(script), str(size or runs)]
     runpy.run_path(str(script), run_name="__main__")

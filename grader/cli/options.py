@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
-from grader.exercise import PROVIDERS
+from grader.errors import LabError
+from grader.exercise import PROVIDERS, find, folders
 
+LANGUAGES = ("en", "zh")
+
+
+def exercises_or_folders(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Complete an exercise, or a folder where none begins so."""
+    ids = _exercises(ctx, param, incomplete)
+    return [CompletionItem(id) for id in ids] or [CompletionItem(incomplete, type="dir")]
+
+
+def _exercises(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    return [folder.name for folder in folders() if folder.name.startswith(incomplete)]
+
+
+def _criteria(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Complete a criterion of the exercise that stands before it; say nothing where none does."""
+    with contextlib.suppress(LabError, KeyError, TypeError):
+        return [c.id for c in find(ctx.params["id"]).criteria if c.id.startswith(incomplete)]
+    return []
+
+
+EXERCISE = click.argument("id", metavar="ID", shell_complete=_exercises)
+CRITERION = click.argument("criterion", required=False, shell_complete=_criteria)
+language_option = click.option(
+    "--lang", type=click.Choice(LANGUAGES), default=None, help="Language of what is said."
+)
 FORMATS = ("text", "json", "junit", "gradescope", "markdown")
 
 

@@ -42,8 +42,8 @@ def _worker_test(project: Project) -> Test:
     check = project.services["worker"].get("healthcheck")
     if isinstance(check, dict) and check.get("test") is not None:
         return test_of(check)
-    file = project.dockerfile("worker")
-    text = re.sub(r"^(--\S+\s+)*CMD\s+", "", (file and file.last("HEALTHCHECK")) or "")
+    written = project.instruction("worker", "HEALTHCHECK") or ""
+    text = re.sub(r"^(--\S+\s+)*CMD\s+", "", written)
     if not text:
         return test_of(check)
     words = exec_form(text)
@@ -106,8 +106,8 @@ def _used(value: Any, key: str = "") -> set[str]:
 
 def non_root(project: Project) -> Complaint | None:
     """The worker does not run as root."""
-    file = project.dockerfile("worker")
-    user = text_of(project.services["worker"].get("user")) or (file and file.last("USER")) or ""
+    user = text_of(project.services["worker"].get("user"))
+    user = user or project.instruction("worker", "USER") or ""
     name = expand(user).partition(":")[0].strip("\"' ")
     if name in ("", "root") or (name.isdigit() and int(name) == 0):
         return said("containers_user", "containers_user_seen", seen=user or "-")
@@ -123,9 +123,10 @@ def restarts(project: Project) -> Complaint | None:
 
 
 def _restarts(body: dict[str, Any]) -> bool:
-    policy = ((body.get("deploy") or {}).get("restart_policy") or {}).get("condition")
-    written = text_of(body.get("restart")) or ("no" if policy in (None, "none") else str(policy))
-    return written not in ("no", "false", "none")
+    policy = (body.get("deploy") or {}).get("restart_policy")
+    # The Compose specification: a policy without a condition means any.
+    condition = "no" if policy is None else str(policy.get("condition") or "any")
+    return (text_of(body.get("restart")) or condition) not in ("no", "false", "none")
 
 
 def profile(project: Project) -> Complaint | None:

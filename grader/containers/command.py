@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from grader.containers.dockerfile import Dockerfile
 from grader.containers.dockerfile import words as exec_form
 from grader.containers.project import Project
 from grader.containers.variables import expand
@@ -29,13 +28,12 @@ def command(project: Project, service: str) -> list[str]:
 
     A shell form of the Dockerfile is written as what Docker makes of it: `/bin/sh -c TEXT`.
     """
-    body, file = project.services.get(service, {}), project.dockerfile(service)
-    target = expand(str((body.get("build") or {}).get("target") or ""))
+    body = project.services.get(service, {})
     entry, rest = _words(body.get("entrypoint")), _words(body.get("command"))
     if rest is None and entry is None:
-        rest = _from_image(file, "CMD", target)
+        rest = _from_image(project.instruction(service, "CMD"))
     if entry is None:
-        entry = _from_image(file, "ENTRYPOINT", target) or []
+        entry = _from_image(project.instruction(service, "ENTRYPOINT")) or []
     return [*entry, *(rest or [])]
 
 
@@ -51,8 +49,7 @@ def _words(value: Any) -> list[str] | None:
         return expand(str(value)).split()
 
 
-def _from_image(file: Dockerfile | None, instruction: str, target: str) -> list[str] | None:
-    text = file.last(instruction, target) if file else None
+def _from_image(text: str | None) -> list[str] | None:
     if text is None:
         return None
     found = exec_form(text)

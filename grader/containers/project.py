@@ -38,6 +38,16 @@ class Project:
         given = body.get("environment") or {}
         return found | {key: text_of(value, UNKNOWN) for key, value in given.items()}
 
+    def instruction(self, name: str, instruction: str) -> str | None:
+        """Return the Dockerfile's instruction that counts for a service's image, None without one.
+
+        Raises:
+            Broken: the service is built from a Dockerfile that is not there.
+        """
+        file = self.dockerfile(name)
+        build = self.services.get(name, {}).get("build") or {}
+        return file.last(instruction, expand(str(build.get("target") or ""))) if file else None
+
     def dockerfile(self, name: str) -> Dockerfile | None:
         """Return the Dockerfile that a service is built from, None if it is not built here.
 

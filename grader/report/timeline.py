@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from grader.clock import parse_offset_datetime
+from grader.history import done_at
 from grader.report.document import one_line
 
 ROWS = 16
@@ -82,19 +82,9 @@ def _calls(history: Mapping[str, Any]) -> Iterator[Mark]:
             continue
         state = reply["state"] if reply else ""
         kind = {"SUCCESS": "good", "FAILURE": "bad"}.get(state, "open")
-        end = max(begin, _done(reply) or begin)
+        end = max(begin, done_at(str(reply.get("raw", ""))) or begin) if reply else begin
         # A result that claims to be of another day would stretch the picture to nothing.
         yield Mark(str(call["task"]), begin, min(end, begin + 600), kind)
-
-
-def _done(reply: Mapping[str, Any] | None) -> float | None:
-    """Return when a reply was stored, None where its own words do not say."""
-    raw = str(reply.get("raw", "")) if reply else ""
-    _, _, rest = raw.partition('"date_done": "')
-    try:
-        return parse_offset_datetime(rest.partition('"')[0]).timestamp()
-    except (ValueError, OverflowError):
-        return None
 
 
 def _requests(history: Mapping[str, Any]) -> Iterator[Mark]:

@@ -11,8 +11,14 @@ import click
 from grader.cli import language
 
 
+def _ids(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    from grader.notebook.script import ids
+
+    return [id for id in ids() if id.startswith(incomplete)]
+
+
 @click.command("notebook")
-@click.argument("id", required=False)
+@click.argument("id", required=False, shell_complete=_ids)
 @click.option("--lang", type=click.Choice(["en", "zh"]), default=None, help="English or Chinese.")
 @click.option("--no-browser", is_flag=True, help="Print the address, open nothing.")
 @click.option("--port", type=int, default=0, help="8888 by default, or a free one.")

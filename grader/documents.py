@@ -10,6 +10,7 @@ from grader import starter
 from grader.attacks.case import FOLDER as ATTACKS
 from grader.attacks.matrix import attack_table
 from grader.exercise import EXERCISES, ROOT, Exercise, find, folders
+from grader.notebook import script as notebooks
 from grader.rubric import rubric_problems
 
 BLOCK = re.compile(r"(<!-- generated: (?P<name>\w+) -->\n).*?(<!-- end generated -->)", re.S)
@@ -89,11 +90,11 @@ def generated(path: Path) -> str:
 
 
 def refresh() -> list[Path]:
-    """Write the generated blocks and the starters' copies anew; return what changed."""
+    """Write all that is generated anew: blocks, starters, notebooks; return what changed."""
     changed = [p for p in documents() if generated(p) != p.read_text(encoding="utf-8")]
     for path in changed:
         path.write_text(generated(path), encoding="utf-8")
-    return changed + starter.refresh()
+    return changed + starter.refresh() + notebooks.refresh()
 
 
 def problems() -> list[str]:
@@ -101,6 +102,9 @@ def problems() -> list[str]:
     stale = [p for p in documents() if generated(p) != p.read_text(encoding="utf-8")]
     found = [f"{p.relative_to(ROOT)}: a generated table is stale; run `lab tables`" for p in stale]
     found += [f"exercises/.starters/{id} is stale; run `lab tables`" for id in starter.stale()]
+    found += [
+        f"notebook {id} ({lang}) is stale; run `lab tables`" for id, lang in notebooks.stale()
+    ]
     for folder in folders():
         found += exercise_problems(find(folder.name))
     return found

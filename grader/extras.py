@@ -16,6 +16,7 @@ from grader.words import Text
 
 # Extra -> modules that are there once it is installed: all of them, for an extra may have grown.
 BOOKS = ("alembic", "dulwich", "jinja2", "sqlalchemy")
+JUPYTER = ("ipykernel", "jupyterlab", "matplotlib", "nbclient", "nbconvert")
 FARM = (*BOOKS, "fsspec")
 EXTRAS = {
     "flower": ("flower",),
@@ -24,7 +25,8 @@ EXTRAS = {
     "class": BOOKS,
     "farm": FARM,
     "s3": (*FARM, "s3fs"),
-    "dev": (*FARM, "cronsim", "hypothesis", "mypy", "ruff", "watchfiles"),
+    "notebooks": JUPYTER,
+    "dev": (*FARM, *JUPYTER, "cronsim", "hypothesis", "mypy", "ruff", "watchfiles"),
 }
 SECONDS = 600
 

@@ -23,7 +23,8 @@ LAYERS = (
     "warden relay cgroup isolation submission services stack resources trail blame "
     "extras queues twin beat gauge starter",
     "private crew lab desk pipeline outcome orders job ops growth bench runner session grading",
-    "report rubric documents variant verify doctor attacks progress plan record tutor story vigil",
+    "report rubric documents notebook variant verify doctor attacks progress plan record tutor "
+    "story vigil",
     "classroom",
     "cli plugin",
 )

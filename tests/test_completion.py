@@ -34,6 +34,7 @@ def completed(*words: str) -> list[str]:
         (["hint", "1_2", "fact"], ["factorial_is_exact"]),
         (["explain", "1_2", ""], [c.id for c in find("1_2").criteria]),
         (["watch", "1_2"], ["1_2"]),
+        (["notebook", "de"], ["debug_1"]),
         (["reset", "zzz"], []),
         (["hint", "9_9", ""], []),
         (["grade", "1_1", "1_2"], ["1_2"]),

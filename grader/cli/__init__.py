@@ -33,7 +33,11 @@ COMMANDS = {
     "status": ("live", "Say what runs and where."),
     "env": ("live", "Print the exports for your shell."),
     "doctor": ("doctor", "Check this machine and say how to mend it."),
-    "install": ("install", "Install an extra: flower, solar, class, farm, s3, watch, dev."),
+    "install": (
+        "install",
+        "Install an extra: flower, solar, class, farm, s3, watch, notebooks, dev.",
+    ),
+    "notebook": ("notebook", "Open a notebook in JupyterLab with the lab up."),
     "completion": ("completion", "Print what makes your shell complete `lab`."),
     "test": ("maintain", "Run the project's own tests."),
     "verify": ("maintain", "Prove starters, solutions, wrong and right answers."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-EXTRAS = ("flower", "solar", "class", "farm", "s3", "watch", "dev")
+EXTRAS = ("flower", "solar", "class", "farm", "s3", "watch", "notebooks", "dev")
 
 
 @click.command("install")

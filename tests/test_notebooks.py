@@ -186,6 +186,15 @@ def test_modules_of_cells_begin_anew(tmp_path, monkeypatch):
     assert "written_by_a_cell" not in sys.modules and str(tmp_path) not in sys.path
 
 
+def test_what_jupyter_brings_along_slows_no_check():
+    """The compose file's schema is read without the slow parser that came with Jupyter."""
+    program = "from grader.containers.schema import _validator as v; v(); import sys"
+    program += "; print({'rfc3987_syntax', 'lark'} & set(sys.modules), 'jsonschema' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+
+    assert run.stdout == "set() True\n", run.stderr
+
+
 # Each one run on the live lab
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,9 +28,26 @@ KINDS = {
 
 @cache
 def _validator() -> Any:
-    from jsonschema import Draft202012Validator
+    with _without("rfc3987_syntax"):
+        from jsonschema import Draft202012Validator
 
     return Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
+
+
+@contextlib.contextmanager
+def _without(module: str) -> Iterator[None]:
+    """Have nobody find a module meanwhile that is not loaded yet.
+
+    Jupyter brings a parser of international addresses along. jsonschema loads it where it is there:
+    a second, for a format that the schema does not name.
+    """
+    if absent := module not in sys.modules:
+        sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if absent:
+            del sys.modules[module]
 
 
 def complaint(document: Document, shown: str) -> Complaint | None:

@@ -132,9 +132,8 @@ def test_what_was_sent_is_found_by_the_next_call(copy, broker, class_of_three, t
     _, said = run.communicate(timeout=30)
     assert "lab farm-worker" in said  # nobody was there yet
     with machine(copy, url, store):
-        wait_until(
-            lambda: len(list(store.glob("*/results/*"))) == 3, 90, lambda: AssertionError("no")
-        )
+        # Not of all three: the last one may have been laid in the store and not sent yet.
+        wait_until(lambda: list(store.glob("*/results/*")), 90, lambda: AssertionError("no"))
         done = copy.lab(*arguments, "--broker", "redis")
 
     assert done.returncode == 0, done.stderr

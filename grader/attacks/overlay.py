@@ -12,11 +12,12 @@ from typing import Any
 from grader.attacks import material
 from grader.attacks.case import FOLDER, Attack
 from grader.exercise import SOLUTIONS, Exercise
+from grader.submission import HANDOUT
 
 KIT = FOLDER / "kit.py"
 # Both are the lab's names inside a submission; no exercise has a module of these names.
 FIRST, LAST = "import attack", "attack.after(app)"
-NOT_A_STUDENTS = ("README*.md", "exercise.toml", "test_*.py", "NOTES.md", "__pycache__")
+NOT_A_STUDENTS = (*HANDOUT, "NOTES.md", "__pycache__")
 
 
 def lay(attack: Attack, exercise: Exercise, to: Path, facts: Mapping[str, Any]) -> Path:

@@ -5,6 +5,7 @@ The lab copies this file into the submission's folder under another name. A work
 the same processes, and then call the submission's instrument.
 """
 
+import gc
 import importlib
 import os
 import signal
@@ -22,6 +23,8 @@ TOOTH: list[bytes] = []
 FILLED: list[bytes] = []
 WORKERS: list[subprocess.Popen[bytes]] = []
 BOOT_SECONDS = 30
+# Objects that the collector knows, made before the worker forks.
+PANTRY = [[n] for n in range(int(os.environ.get("SHOP_PANTRY", "0")))]
 
 
 @shared_task
@@ -75,11 +78,32 @@ def fill(kib: int, room: int = 60) -> int:
 
 
 @shared_task
+def pile(mib: int) -> int:
+    """Keep much memory for ever, in pieces like those of `crumble`."""
+    KEPT.extend(os.urandom(1000) for _ in range(mib * 1048))
+    return len(KEPT)
+
+
+@shared_task
 def crumble(mib: int) -> int:
-    """Take much memory in small pieces and give back all but a few that lie far apart."""
-    crumbs = [os.urandom(4000) for _ in range(mib * 262)]
-    KEPT.extend(crumbs[::64])
+    """Take much memory in small pieces and give back three of four: no page becomes free."""
+    crumbs = [os.urandom(1000) for _ in range(mib * 1048)]
+    KEPT.extend(crumbs[::4])
     return len(crumbs)
+
+
+@shared_task
+def pass_by(mib: int) -> int:
+    """Take much memory in one piece, which the allocator gives back to the system at once."""
+    data = bytearray(mib * 1048576)
+    data[::4096] = b"x" * (mib * 256)
+    return len(data)
+
+
+@shared_task
+def collect() -> int:
+    """Have the collector look at every object that is not frozen."""
+    return gc.collect()
 
 
 def begin(*options: str) -> int:

@@ -2,8 +2,9 @@
 
 Measured on Linux (glibc 2.36, Python 3.11), far from each limit on both sides:
 - 128 MiB that crumbled are more than half free blocks; held, or given back, less than 5%.
-- After a collection a child has 28 MiB of its own from 400 000 lists that the worker had loaded;
-  frozen, 0.1 MiB. With the command's 200 000 lists it is 15 MiB against 1.
+- After a collection a child has 35 MiB more of its own where the worker had loaded 80 000 tuples;
+  frozen, less than 0.2 MiB, also where tracemalloc ran before the fork (its table is written to, so
+  the tuples are few and large). With the command's 200 000 lists it is 15 MiB against 1.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from grader.words import Text
 
 DIAGNOSIS = named("diagnosis")  # in test_tools.py
 LARGE = 128
-PANTRY, MOST_COPIED_MIB = 400_000, 10
+PANTRY, MOST_COPIED_MIB = 80_000, 10
 LEAST_SAVED_KIB = 8 * 1024
 NEAR_KIB, NEAR_SHARE = 2048, 0.2
 HOUR, DAY = 3600, 86_400

@@ -23,8 +23,10 @@ TOOTH: list[bytes] = []
 FILLED: list[bytes] = []
 WORKERS: list[subprocess.Popen[bytes]] = []
 BOOT_SECONDS = 30
-# Objects that the collector knows, made before the worker forks.
-PANTRY = [[n] for n in range(int(os.environ.get("SHOP_PANTRY", "0")))]
+# Objects that the collector knows, 470 bytes each, made before the worker forks. What a tuple holds
+# is one list, for a tuple without anything that the collector knows is dropped from its sight.
+SHELF: list[int] = []
+PANTRY = [(SHELF,) * 52 for _ in range(int(os.environ.get("SHOP_PANTRY", "0")))]
 
 
 @shared_task

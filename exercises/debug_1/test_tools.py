@@ -138,7 +138,7 @@ def samples_of(value):
     return tasks == sorted(tasks) and tasks[0] < tasks[-1]
 
 
-@check
+@check(lane="bench")
 def test_tells_a_leak(lab):
     """debug_memory_leak finds planted leaks of 2, 8 and 64 KiB a task, of a failing task too."""
     with bench.Bench(lab) as place:
@@ -154,7 +154,7 @@ def test_tells_a_leak(lab):
             assert lab.fact(near, "slope_wrong", **said), hint("slope")
 
 
-@check(after=test_tells_a_leak)
+@check(after=test_tells_a_leak, lane="bench")
 def test_tells_no_leak(lab):
     """debug_memory_leak clears a clean task, a sawtooth, and a cache that fills and stays."""
     with bench.Bench(lab) as place:
@@ -165,7 +165,7 @@ def test_tells_no_leak(lab):
             assert lab.fact(not seen["leaking"], "leak_imagined", **said), hint(task)
 
 
-@check(after=test_tells_a_leak)
+@check(after=test_tells_a_leak, lane="bench")
 def test_instrument_is_tidy(lab):
     """debug_memory_leak draws the curve, leaves no result behind, and says when no worker runs."""
     with bench.Bench(lab) as place:

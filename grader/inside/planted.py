@@ -115,6 +115,17 @@ def begin(*options: str) -> int:
     return int(app.send_task(f"{__name__}.idle").get(timeout=BOOT_SECONDS))
 
 
+def warm_up(times: int) -> int:
+    """Have the worker run a task that does nothing, many times; return how often it did."""
+    done = 0
+    while done < times:
+        results = [app.send_task(f"{__name__}.idle") for _ in range(100)]
+        for result in results:
+            done += result.get(timeout=BOOT_SECONDS)
+            result.forget()
+    return done
+
+
 def end() -> None:
     """End the workers that were started."""
     while WORKERS:

@@ -13,6 +13,7 @@ from grader.words import Text
 LEAKS_KIB = (2, 8, 64)
 HELD_KIB, HELD_TIMES = 16, 40
 NO_WORKER_SECONDS = 15
+WARM = 800
 SMALLEST, MOST_PIXELS = 50, 25_000_000
 
 
@@ -138,7 +139,7 @@ def samples_of(value):
     return tasks == sorted(tasks) and tasks[0] < tasks[-1]
 
 
-@check
+@check(lane="bench")
 def test_tells_a_leak(lab):
     """debug_memory_leak finds planted leaks of 2, 8 and 64 KiB a task, of a failing task too."""
     with bench.Bench(lab) as place:
@@ -154,18 +155,18 @@ def test_tells_a_leak(lab):
             assert lab.fact(near, "slope_wrong", **said), hint("slope")
 
 
-@check(after=test_tells_a_leak)
+@check(after=test_tells_a_leak, lane="bench")
 def test_tells_no_leak(lab):
     """debug_memory_leak clears a clean task, a sawtooth, and a cache that fills and stays."""
     with bench.Bench(lab) as place:
         for task, args in (("idle", ()), ("saw", (4, 10)), ("fill", (8,))):
-            with place.worker():
+            with place.worker(warm=WARM):
                 seen = measured(lab, place, task, *args)
             said = {"task": task, "slope": f"{seen['slope_kb_per_task']:.2f}"}
             assert lab.fact(not seen["leaking"], "leak_imagined", **said), hint(task)
 
 
-@check(after=test_tells_a_leak)
+@check(after=test_tells_a_leak, lane="bench")
 def test_instrument_is_tidy(lab):
     """debug_memory_leak draws the curve, leaves no result behind, and says when no worker runs."""
     with bench.Bench(lab) as place:

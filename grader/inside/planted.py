@@ -5,6 +5,7 @@ The lab copies this file into the submission's folder under another name. A work
 the same processes, and then call the submission's instrument.
 """
 
+import gc
 import importlib
 import os
 import signal
@@ -22,6 +23,10 @@ TOOTH: list[bytes] = []
 FILLED: list[bytes] = []
 WORKERS: list[subprocess.Popen[bytes]] = []
 BOOT_SECONDS = 30
+# Objects that the collector knows, 470 bytes each, made before the worker forks. What a tuple holds
+# is one list, for a tuple without anything that the collector knows is dropped from its sight.
+SHELF: list[int] = []
+PANTRY = [(SHELF,) * 52 for _ in range(int(os.environ.get("SHOP_PANTRY", "0")))]
 
 
 @shared_task
@@ -75,11 +80,32 @@ def fill(kib: int, room: int = 60) -> int:
 
 
 @shared_task
+def pile(mib: int) -> int:
+    """Keep much memory for ever, in pieces like those of `crumble`."""
+    KEPT.extend(os.urandom(1000) for _ in range(mib * 1048))
+    return len(KEPT)
+
+
+@shared_task
 def crumble(mib: int) -> int:
-    """Take much memory in small pieces and give back all but a few that lie far apart."""
-    crumbs = [os.urandom(4000) for _ in range(mib * 262)]
-    KEPT.extend(crumbs[::64])
+    """Take much memory in small pieces and give back three of four: no page becomes free."""
+    crumbs = [os.urandom(1000) for _ in range(mib * 1048)]
+    KEPT.extend(crumbs[::4])
     return len(crumbs)
+
+
+@shared_task
+def pass_by(mib: int) -> int:
+    """Take much memory in one piece, which the allocator gives back to the system at once."""
+    data = bytearray(mib * 1048576)
+    data[::4096] = b"x" * (mib * 256)
+    return len(data)
+
+
+@shared_task
+def collect() -> int:
+    """Have the collector look at every object that is not frozen."""
+    return gc.collect()
 
 
 def begin(*options: str) -> int:
@@ -87,6 +113,17 @@ def begin(*options: str) -> int:
     command = [sys.executable, "-m", "celery", "-A", "memory_debug:app", "worker", "-I", __name__]
     WORKERS.append(subprocess.Popen([*command, *options], stdout=2, start_new_session=True))
     return int(app.send_task(f"{__name__}.idle").get(timeout=BOOT_SECONDS))
+
+
+def warm_up(times: int) -> int:
+    """Have the worker run a task that does nothing, many times; return how often it did."""
+    done = 0
+    while done < times:
+        results = [app.send_task(f"{__name__}.idle") for _ in range(100)]
+        for result in results:
+            done += result.get(timeout=BOOT_SECONDS)
+            result.forget()
+    return done
 
 
 def end() -> None:

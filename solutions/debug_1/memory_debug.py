@@ -5,11 +5,14 @@ NOTES.md tells how each leak was found. The comments that begin with "was:" say 
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import hashlib
 import json
 import logging
 import math
+import os
+import sys
 import tempfile
 import time
 import tracemalloc
@@ -20,9 +23,9 @@ from pathlib import Path
 from statistics import median
 
 import psutil
-from celery import Celery
+from celery import Celery, chord
 from celery.exceptions import TimeoutError as NoAnswer
-from celery.signals import task_postrun, worker_process_init
+from celery.signals import task_postrun, worker_init, worker_process_init
 
 # The URLs are for a machine of your own. CELERY_BROKER_URL and CELERY_RESULT_BACKEND in the
 # environment, if they are set, come first: that is how the grader brings its own servers.
@@ -32,6 +35,9 @@ app = Celery(
     backend="redis://127.0.0.1:6379/1",
 )
 app.conf.update(task_serializer="json", result_serializer="json", accept_content=["json"])
+RESULT_SECONDS = 24 * 3600
+# was: None, and every part of every campaign stayed in the backend for good.
+app.conf.result_expires = RESULT_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +46,14 @@ HOUSE_CURRENCY = "EUR"
 LARGE_REPORT = 20
 SEGMENTS = ("new", "casual", "regular", "loyal", "champion")
 EXCHANGE = {"USD": "0.92", "GBP": "1.17", "CHF": "1.04", "JPY": "0.0061", "CNY": "0.13"}
+
+
+@worker_init.connect
+def share_heap(**_):
+    """Keep the collector of each pool process off what they all share with the main process."""
+    # At import it would be too early: modules that the worker loads next would not be frozen.
+    gc.collect()
+    gc.freeze()
 
 
 @worker_process_init.connect
@@ -100,10 +114,35 @@ def allocations():
     }
 
 
+class Heap(ctypes.Structure):
+    """What glibc says of malloc's heap (mallinfo2), in bytes; `fordblks` are its free blocks."""
+
+    _fields_ = [
+        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
+        *((name, ctypes.c_size_t) for name in ("usmblks", "fsmblks", "uordblks", "fordblks")),
+        ("keepcost", ctypes.c_size_t),
+    ]
+
+
+FRAGMENTED_SHARE = 0.25
+
+
+def fragmented(process):
+    """Say whether much of this process's memory lies in gaps of malloc's heap."""
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallinfo2"):
+        return False  # no glibc, or one before 2.33
+    libc.mallinfo2.restype = Heap
+    heap = libc.mallinfo2()
+    # What is free at the heap's top goes back by itself; what is free below something alive can't.
+    return heap.fordblks - heap.keepcost >= FRAGMENTED_SHARE * process.memory_info().rss
+
+
 @app.task
 def diagnose(top=10):
     """Tell what lives in this process, and what was allocated since the previous call."""
     process = psutil.Process()
+    in_gaps = fragmented(process)  # first, for what follows takes memory itself
     now = allocations()
     grown = [
         {"site": site, "size_kb": kib - before[0], "count": count - before[1]}
@@ -121,6 +160,7 @@ def diagnose(top=10):
         "objects": [{"type": kind, "count": count} for kind, count in kinds.most_common(top)],
         "allocations": sorted(grown, key=lambda row: -row["size_kb"])[:top],
         "gc": {"enabled": gc.isenabled(), "counts": list(gc.get_count())},
+        "fragmented": in_gaps,
     }
 
 
@@ -224,6 +264,26 @@ def enrich(user_id):
         "segment": profile.segment,
         "recent": recent,
     }
+
+
+# --- campaigns ------------------------------------------------------------------------
+
+
+@app.task
+def points(user_id):
+    """Return a customer's place in a campaign: (points, user id)."""
+    return [enrich(user_id)["score"], user_id]
+
+
+@app.task
+def ranking(places):
+    """Return the customers of a campaign, the one with the most points first."""
+    return [user_id for _, user_id in sorted(places, reverse=True)]
+
+
+def start_campaign(user_ids):
+    """Start a chord that ranks customers; return the id under which the ranking is found."""
+    return chord([points.s(user_id) for user_id in user_ids], ranking.s())().id
 
 
 # --- reports --------------------------------------------------------------------------
@@ -372,3 +432,64 @@ def draw(samples, png):
     pen.line(curve, fill="red", width=2)
     pen.text((20, 8), f"{low:.0f} to {max(sizes):.0f} KiB in {len(samples)} tasks", fill="black")
     picture.save(png, "PNG")
+
+
+# --- challenges -----------------------------------------------------------------------
+
+
+def lasting_results(mend=False):
+    """Find results in the backend that never expire; with `mend`, have them expire."""
+    backend, found = app.backend, []
+    # Chords keep what they count under the prefix of groups.
+    for prefix in (backend.task_keyprefix, backend.group_keyprefix):
+        for key in backend.client.scan_iter(match=prefix + b"*", count=500):
+            if backend.client.ttl(key) == -1:
+                found.append(key)
+    # NX: one that has got an expiry in the meantime keeps it.
+    mended = [key for key in found if mend and backend.client.expire(key, RESULT_SECONDS, nx=True)]
+    return {"keys": sorted(key.decode() for key in found), "mended": len(mended)}
+
+
+def private_kib(pid):
+    """Return the memory that would be free without this process, in KiB."""
+    return psutil.Process(pid).memory_full_info().uss // 1024
+
+
+def collecting_child(release):
+    """Fork a child that collects and then lives until `release` is closed; return its pid."""
+    done, tell = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(tell)
+        os.read(done, 1)
+        os.close(done)
+        return pid
+    try:
+        os.close(release[1])
+        gc.collect()
+        os.write(tell, b"x")
+        os.read(release[0], 1)
+    finally:
+        os._exit(0)  # what the parent would do at its end is not the child's
+
+
+def measure_freeze(objects):
+    """Print what a child owns of so many objects after a collection, not frozen and frozen."""
+    heap, release = [[number] for number in range(objects)], os.pipe()
+    plain = collecting_child(release)
+    gc.freeze()
+    frozen = collecting_child(release)
+    figures = {"plain_kb": private_kib(plain), "frozen_kb": private_kib(frozen)}
+    print(json.dumps({"objects": len(heap), **figures}), flush=True)
+    sys.stdin.readline()
+    os.close(release[1])
+    for pid in (plain, frozen):
+        os.waitpid(pid, 0)
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["freeze", count] if count.isdecimal():
+            measure_freeze(int(count))
+        case _:
+            sys.exit("usage: python -m memory_debug freeze OBJECTS")

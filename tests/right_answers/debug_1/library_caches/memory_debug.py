@@ -7,7 +7,9 @@ import hashlib
 import json
 import logging
 import math
+import multiprocessing
 import os
+import sys
 import tempfile
 import time
 import tracemalloc
@@ -19,9 +21,9 @@ from pathlib import Path
 from statistics import median
 
 import psutil
-from celery import Celery
+from celery import Celery, chord
 from celery.exceptions import TimeoutError as NoAnswer
-from celery.signals import task_postrun, worker_process_init
+from celery.signals import task_postrun, worker_before_create_process, worker_process_init
 
 # The URLs are for a machine of your own. CELERY_BROKER_URL and CELERY_RESULT_BACKEND in the
 # environment, if they are set, come first: that is how the grader brings its own servers.
@@ -46,6 +48,23 @@ def tune_process(**_):
     """Set a pool process up for many short tasks."""
     gc.enable()
     tracemalloc.start(1)
+    BASE.append(untraced())
+
+
+@worker_before_create_process.connect
+def freeze(**_):
+    """Leave what is there alone."""
+    gc.freeze()
+
+
+# What the process had in RAM when tracing began.
+BASE = []
+
+
+def untraced():
+    """Return the bytes in RAM that neither a living block nor the tracer takes."""
+    living = tracemalloc.get_traced_memory()[0] + tracemalloc.get_tracemalloc_memory()
+    return psutil.Process().memory_info().rss - living
 
 
 # --- tools: yours to write ------------------------------------------------------------
@@ -91,6 +110,7 @@ PREVIOUS = {}
 def diagnose(top=10):
     """Tell what lives in this process, and what was allocated since the previous call."""
     process = psutil.Process()
+    fragmented = untraced() - BASE[0] >= process.memory_info().rss / 4
     snapshot = tracemalloc.take_snapshot()
     before = PREVIOUS.pop("snapshot", None)
     rows = snapshot.compare_to(before, "lineno") if before else snapshot.statistics("lineno")
@@ -111,6 +131,7 @@ def diagnose(top=10):
         "objects": [{"type": kind, "count": count} for kind, count in kinds.most_common(top)],
         "allocations": sorted(grown, key=lambda row: -row["size_kb"])[:top],
         "gc": {"enabled": gc.isenabled(), "counts": list(gc.get_count())},
+        "fragmented": fragmented,
     }
 
 
@@ -205,6 +226,36 @@ def enrich(user_id):
         "segment": profile.segment,
         "recent": recent,
     }
+
+
+# --- campaigns ------------------------------------------------------------------------
+
+
+@app.task
+def points(user_id):
+    """Return a customer's place in a campaign: (points, user id)."""
+    return [enrich(user_id)["score"], user_id]
+
+
+@app.task
+def ranking(places):
+    """Return the customers of a campaign, the one with the most points first."""
+    return [user_id for _, user_id in sorted(places, reverse=True)]
+
+
+def start_campaign(user_ids):
+    """Start a chord that ranks customers; return the id under which the ranking is found."""
+    return chord([points.s(user_id) for user_id in user_ids], ranking.s())().id
+
+
+def lasting_results(mend=False):
+    """Find results in the backend that never expire; with `mend`, have them expire."""
+    redis = app.backend.client
+    names = [*redis.keys("celery-task-meta-*"), *redis.keys("celery-taskset-meta-*")]
+    names = [name.decode() for name in names if redis.pttl(name) < 0]
+    for name in names if mend else ():
+        redis.expire(name, 3600)
+    return {"keys": names, "mended": len(names) if mend else 0}
 
 
 # --- reports --------------------------------------------------------------------------
@@ -328,3 +379,36 @@ def draw(samples, png):
     pen.line(curve, fill="red", width=2)
     pen.text((20, 8), f"{low:.0f} to {max(sizes):.0f} KiB in {len(samples)} tasks", fill="black")
     picture.save(png, "PNG")
+
+
+# --- challenge 3 ----------------------------------------------------------------------
+
+
+def collecting(pipe):
+    """Collect, tell the private memory, and live until told to go."""
+    gc.collect()
+    pipe.send(psutil.Process().memory_full_info().uss / 1024)
+    pipe.recv()
+
+
+def measured(freeze, count):
+    """Make a heap and fork a child of it that collects; return the child, its pipe, its figure."""
+    heap = [{"number": number} for number in range(count)]
+    if freeze:
+        gc.freeze()
+    fork = multiprocessing.get_context("fork")
+    mine, its = fork.Pipe()
+    child = fork.Process(target=collecting, args=(its,))
+    child.start()
+    return child, mine, mine.recv(), heap
+
+
+if __name__ == "__main__":
+    count = int(sys.argv[2])
+    found = [measured(freeze, count) for freeze in (False, True)]
+    figures = {"plain_kb": found[0][2], "frozen_kb": found[1][2]}
+    print(json.dumps({"objects": count, **figures}), flush=True)
+    sys.stdin.readline()
+    for child, pipe, *_ in found:
+        pipe.send("go")
+        child.join()

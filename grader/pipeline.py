@@ -44,6 +44,7 @@ LOOK_SECONDS = 0.01
 RESERVED_BYTE, MODE_BYTE = 0x40000001, 18
 SETTLE_SECONDS = 20.0
 TABLE = "run_id, source, id, value, cents"
+REFUSED = "refused-row"  # the id that the target refuses where a load is to fail
 Source = dict[str, str]
 
 
@@ -244,16 +245,14 @@ class Pipelines:
             yield Path(folder) / self.target.name
 
     def refuse(self, id: str) -> None:
-        """Give the target a table that refuses one id; what was loaded before is put aside.
+        """Give the target a new table that refuses one id ("": none); what was loaded is gone.
 
-        Nothing may be running: the file is written over as a whole.
+        Nothing may be running: the file is written over as a whole. The old table goes with its
+        indexes: a submission that makes one of its own, where it is missing, has to find it so.
         """
         with self.copied() as copy:
             with closing(sqlite3.connect(copy)) as db, db:
-                if db.execute(
-                    "SELECT 1 FROM sqlite_master WHERE name = 'loaded_records'"
-                ).fetchone():
-                    db.execute("ALTER TABLE loaded_records RENAME TO loaded_before")
+                db.execute("DROP TABLE IF EXISTS loaded_records")
                 db.execute(f"CREATE TABLE loaded_records ({TABLE}, CHECK (id <> '{id}'))")
             new = not self.target.exists()
             self.target.write_bytes(copy.read_bytes())

@@ -11,6 +11,7 @@ from decimal import ROUND_HALF_DOWN, ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
 
 from grader.check import check, hint
 from grader.outcome import dig, told, works_of
+from grader.pipeline import REFUSED
 
 
 def by_hand(works, sources):
@@ -231,3 +232,23 @@ def test_load_is_repeatable(lab):
     assert lab.fact(sorted(runs.values()) == [len(once)] * 2, "run_ids", **said), hint("run_ids")
     said = {"first": len(other), "seen": len(again)}
     assert lab.fact(len(again) == len(other), "again", **said), hint("twice")
+    assert_loads_after_refusal(lab, works)
+
+
+def assert_loads_after_refusal(lab, works):
+    """A load that was refused leaves nothing behind, not even the belief that it is done."""
+    records = works.records(30)
+    records.insert(20, (REFUSED, 1))
+    source = works.database(records)
+    calls = by_hand(works, [source])
+    assert_stages(lab, calls)
+    lab.restart_worker()  # nobody has the target open while it is changed
+    works.refuse(REFUSED)
+    lab.call("load_data", calls[-1].reply.result, within=5)
+    lab.restart_worker()
+    works.refuse("")
+    assert_stages(lab, [lab.call("load_data", calls[-1].reply.result, within=10)])
+    seen = works.rows({source["name"]})
+
+    said = {"wanted": len(records), "seen": len(seen)}
+    assert lab.fact(len(seen) == len(records), "after_refusal", **said), hint("half_done")

@@ -8,10 +8,10 @@ import threading
 
 from grader.check import check, hint, named
 from grader.outcome import LOOK, STAGES, assert_succeeded, failed, of_records, told, works_of
+from grader.pipeline import REFUSED
 from grader.services.http import answer, fail, hold, ok, refuse
 from grader.services.sources import write_corrupt_database
 
-REFUSED = "refused-row"
 # No other workflow has so many records: its notifications are known by their number.
 UNHEARD_TOTAL = 19
 DELIVERS = named("delivers_everything")  # in the other file

@@ -204,7 +204,8 @@ class Pipelines:
 
     def quiet(self) -> bool:
         """Whether every task that a worker received has ended."""
-        return quiet(tuple(self.lab.history.events))
+        life = time.monotonic() - self.lab.worker.started_at
+        return quiet(tuple(self.lab.history.events), time.time() - life)
 
     def settle(self, within: float = SETTLE_SECONDS) -> bool:
         """Wait until nothing is left to do: no task runs, waits in the queue, or is to be retried.

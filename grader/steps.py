@@ -55,10 +55,17 @@ def steps(events: Events) -> dict[str, Step]:
     return found
 
 
-def quiet(events: Events) -> bool:
-    """Whether every task that a worker received has ended, as far as the events tell."""
+def quiet(events: Events, since: float = 0.0) -> bool:
+    """Whether every task that a worker received has ended, as far as the events tell.
+
+    Args:
+        since: epoch seconds; what was told before is of a worker that is gone. One that was killed
+            never told the end of its last task.
+    """
     last: dict[str, str] = {}
     for event in events:
+        if float(event.get("timestamp") or 0.0) < since:
+            continue
         kind, id = str(event.get("type")), str(event.get("uuid"))
         # An end counts until the task is received again, given back to the queue.
         if kind == "task-received" or (kind.startswith("task-") and last.get(id) not in ENDED):

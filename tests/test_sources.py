@@ -197,6 +197,14 @@ def test_all_is_quiet_when_every_task_has_ended():
     assert not quiet([*events, event("received", "b"), event("retried", "b")])
 
 
+def test_a_killed_workers_last_task_does_not_disturb_for_ever():
+    """What a worker began that is gone by now counts no more: it never told of the end."""
+    begun = [{"type": "task-received", "uuid": "a", "timestamp": 5.0}]
+
+    assert not quiet(begun)
+    assert quiet(begun, since=6.0)
+
+
 def test_a_replaced_task_keeps_its_parent_and_has_two_names():
     """The events of a task that replaced itself make one step."""
     events = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -152,9 +153,16 @@ class Message:
         return None
 
 
-def _time(stamp: Any) -> float:
-    """Return an event's time; anybody who reaches the broker can send one without."""
-    return float(stamp) if isinstance(stamp, int | float) else 0.0
+def instant(stamp: Any) -> float:
+    """Return a time as seconds since 1970, 0 for what is none.
+
+    Anybody who reaches the broker can send an event without a time, or with one that is no number.
+    """
+    try:
+        number = float(stamp) if isinstance(stamp, int | float) else 0.0
+    except OverflowError:
+        return 0.0
+    return number if math.isfinite(number) else 0.0
 
 
 @dataclass
@@ -179,7 +187,7 @@ class History:
         chosen = (e for e in self.events if e.get("uuid") == task_id)
         return sorted(
             (e for e in chosen if not kind or e.get("type") == kind),
-            key=lambda e: _time(e.get("timestamp")),
+            key=lambda e: instant(e.get("timestamp")),
         )
 
     def executions(self, task_id: str) -> int:

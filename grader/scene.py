@@ -8,7 +8,6 @@ events, requests and faults of each one's time, as plain data.
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 
 from grader.check import Check
 from grader.expect import short
-from grader.history import Call, History, Message
+from grader.history import Call, History, Message, instant
 
 # So much of each kind is kept of one check: its first and its last.
 MOST = {"calls": 120, "messages": 300, "events": 300, "requests": 200, "faults": 40}
@@ -43,9 +42,9 @@ def scene(history: History) -> dict[str, Any]:
     every: dict[str, list[tuple[float, Any]]] = {
         "calls": [(call.sent_at, call) for call in list(history.calls)],
         "messages": [(message.at, message) for message in list(history.messages)],
-        "events": [(_number(e.get("timestamp")), e) for e in list(history.events) if e.get("uuid")],
-        "requests": [(_number(request.get("at")), request) for request in list(history.requests)],
-        "faults": [(_number(fault.get("at")), fault) for fault in list(history.faults)],
+        "events": [(instant(e.get("timestamp")), e) for e in list(history.events) if e.get("uuid")],
+        "requests": [(instant(request.get("at")), request) for request in list(history.requests)],
+        "faults": [(instant(fault.get("at")), fault) for fault in list(history.faults)],
     }
     for rows in every.values():
         rows.sort(key=_time)
@@ -80,15 +79,6 @@ def _few(rows: Sequence[tuple[float, Any]], most: int) -> Sequence[tuple[float, 
     return rows if len(rows) <= most else [*rows[: most // 2], *rows[-(most - most // 2) :]]
 
 
-def _number(value: Any) -> float:
-    """Return a time; anybody who reaches the broker can send one that is none."""
-    try:
-        number = float(value) if isinstance(value, int | float) else 0.0
-    except OverflowError:
-        return 0.0
-    return number if math.isfinite(number) else 0.0
-
-
 def _call(call: Call) -> dict[str, Any]:
     row = {"id": call.id, "task": call.task, "words": str(call)[:LONGEST]}
     reply = call.reply
@@ -114,7 +104,7 @@ def _event(event: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _request(request: Mapping[str, Any]) -> dict[str, Any]:
-    took = _number(request.get("ended")) - _number(request.get("began"))
+    took = instant(request.get("ended")) - instant(request.get("began"))
     words = f"{request.get('method')} {request.get('path')}"
     return {
         "service": str(request.get("service")),

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from grader.history import instant
+
 ENDED = {"task-succeeded", "task-failed", "task-revoked"}
 Events = Iterable[Mapping[str, Any]]
 
@@ -42,7 +44,7 @@ def steps(events: Events) -> dict[str, Step]:
         if not isinstance(id, str):
             continue
         step = found.setdefault(id, Step(id))
-        at = float(event.get("timestamp") or 0.0)
+        at = instant(event.get("timestamp"))
         if kind == "task-received":
             step.received.append(at)
             step.names.append(str(event.get("name")).rpartition(".")[2])
@@ -64,7 +66,7 @@ def quiet(events: Events, since: float = 0.0) -> bool:
     """
     last: dict[str, str] = {}
     for event in events:
-        if float(event.get("timestamp") or 0.0) < since:
+        if instant(event.get("timestamp")) < since:
             continue
         kind, id = str(event.get("type")), str(event.get("uuid"))
         # An end counts until the task is received again, given back to the queue.

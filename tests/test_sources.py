@@ -205,6 +205,15 @@ def test_a_killed_workers_last_task_does_not_disturb_for_ever():
     assert quiet(begun, since=6.0)
 
 
+@pytest.mark.parametrize("stamp", ["soon", None, [], 10**400, float("nan")])
+def test_a_forged_time_is_none(stamp):
+    """An event with a time that is no number counts as one of long ago, and disturbs nobody."""
+    forged = [{"type": "task-started", "uuid": "a", "timestamp": stamp}]
+
+    assert steps(forged)["a"].starts == [0.0]
+    assert quiet(forged, since=1.0)
+
+
 def test_a_replaced_task_keeps_its_parent_and_has_two_names():
     """The events of a task that replaced itself make one step."""
     events = [

@@ -24,7 +24,7 @@ from grader.expect import fact
 from grader.history import Call, History
 from grader.home import remove
 from grader.place import Place
-from grader.process import Child, wait_until
+from grader.process import Child, stopped, wait_until
 from grader.publisher import Publisher
 from grader.resources import Resources
 from grader.sandbox import Sandbox
@@ -266,9 +266,19 @@ class Lab(Crew):
         return fact(bool(holds), *texts)
 
     def until(self, ready: Any, within: float = ANSWER_SECONDS) -> bool:
-        """Wait for a condition, at most `within` seconds, and return whether it came true."""
+        """Wait for a condition, at most `within` seconds, and return whether it came true.
+
+        Raises:
+            KeyboardInterrupt: the call was interrupted meanwhile.
+        """
+
+        def met() -> Any:
+            if stopped.is_set():
+                raise KeyboardInterrupt
+            return ready()
+
         with contextlib.suppress(TimeoutError):
-            return bool(wait_until(ready, within, TimeoutError))
+            return bool(wait_until(met, within, TimeoutError))
         if self._listener and self._listener.error:
             # What a deaf listener did not hear proves nothing against the submission.
             raise self._explain(self._listener.error)

@@ -74,7 +74,7 @@ class Findings:
 
     def finding(self, exercise: Exercise, broker: str, id: str) -> Finding | None:
         """Return the finding for one check, None where the broker is not to be had."""
-        from grader.session import stopped
+        from grader.process import stopped
 
         run = self._run(exercise, broker)
         finding = run.finding(id) if run else None

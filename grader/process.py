@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     import psutil
 
 LOG_LIMIT = 1_000_000
+# Set by an interrupt of the call (session.interruptible): Python loses one that comes in the midst
+# of a callback, and none ever reaches the threads that grade.
+stopped = threading.Event()
 T = TypeVar("T")
 # Each is called with every child that was started: so the suite of attacks hears what they print.
 watchers: list[Callable[[Child], None]] = []

@@ -27,6 +27,7 @@ from grader.exercise import ROOT, Exercise
 from grader.expect import last_difference
 from grader.isolation import described, isolated
 from grader.lab import Lab
+from grader.process import stopped
 from grader.sandbox import Sandbox, best
 from grader.scene import scene, turn
 from grader.stack.provider import Stack
@@ -144,6 +145,8 @@ class Run:
     def _try(self, check: Check, lane: Lane) -> Finding:
         """Run the check once in a lab that nothing has disturbed."""
         last_difference()
+        if stopped.is_set():  # nothing new is tried once the call was interrupted
+            raise KeyboardInterrupt
         try:
             lab = self._fresh(lane) if check.live else self._reading()
             lab.rng = random.Random(self.seed ^ zlib.crc32(check.id.encode()))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import random
 import signal
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from itertools import islice
@@ -14,10 +13,9 @@ from typing import TypeVar
 from grader.errors import NoBroker
 from grader.exercise import BROKERS, Exercise
 from grader.home import Home, sweep
+from grader.process import stopped
 from grader.stack.provider import Stack
 
-# Python loses an interrupt that comes in the midst of a callback of its own: it is remembered here.
-stopped = threading.Event()
 T = TypeVar("T")
 
 

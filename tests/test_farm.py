@@ -18,7 +18,7 @@ from grader.classroom import farm
 from grader.classroom.farm import MOST_DELIVERIES, Machine, Settings
 from grader.classroom.job import Outcome
 from grader.classroom.prints import checks_print
-from grader.classroom.store import Store
+from grader.classroom.store import Shelf, Store
 from grader.classroom.work import Piece, Work
 from grader.errors import BadSubmission, LabFault, UsageError
 from grader.exercise import find
@@ -252,6 +252,23 @@ def test_what_a_machine_cannot_grade_is_the_labs_failure(one, shelf, changes, gr
     assert graded == []
     assert shelf.take(JOB).lab_fault
     assert shelf.take(JOB).score == 0
+
+
+def test_a_store_that_fails_for_a_moment_costs_no_second_grading(one, shelf, graded, monkeypatch):
+    """The result is left once the store works again; the work is graded once."""
+    finish, failures = Shelf.finish, [LabFault("store_failed", url="x", error="away")]
+
+    def flaky(self, job, outcome):
+        if failures:
+            raise failures.pop()
+        finish(self, job, outcome)
+
+    monkeypatch.setattr(Shelf, "finish", flaky)
+    machine, name = one
+    machine.carry_out(message(name))
+
+    assert len(graded) == 1
+    assert shelf.results() == [JOB]
 
 
 def test_an_error_of_the_grader_is_answered_too(one, shelf, monkeypatch):

@@ -1,10 +1,13 @@
 """A call's orderly end, also where Python loses the interrupt."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
-from grader.session import as_they_end, stopped
+from grader.lab import Lab
+from grader.process import stopped
+from grader.session import as_they_end
 
 
 def test_futures_come_as_they_end():
@@ -38,3 +41,15 @@ def test_a_lost_interrupt_ends_the_wait():
             list(as_they_end([Future()]))
     finally:
         stopped.clear()
+
+
+def test_a_checks_wait_ends_with_the_call():
+    """A check that waits for a minute, in whichever thread, ends when the call is interrupted."""
+    lab = SimpleNamespace(_listener=None)
+    stopped.set()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Lab.until(lab, lambda: False, within=60)
+    finally:
+        stopped.clear()
+    assert Lab.until(lab, lambda: True)

@@ -17,7 +17,8 @@ from grader.classroom.store import Shelf, Store
 from grader.errors import BadSubmission
 from grader.exercise import Exercise
 from grader.home import Home, remove, sweep
-from grader.session import interruptible, stopped
+from grader.process import stopped
+from grader.session import interruptible
 from grader.words import Text
 
 # Jobs that are sent and not done at any time: enough for many machines, and the memory stays flat.

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import billiard.util
 from celery import Celery
@@ -41,6 +41,8 @@ TASK = "lab.grade"
 MOST_DELIVERIES = 3
 PATIENCE = 60  # seconds for a store that fails for a moment
 VISIBLE = 60  # seconds that Redis waits beyond the time limit before it delivers again
+
+T = TypeVar("T")
 
 
 def farm_app(url: str, seconds: int = 1200) -> Celery:
@@ -104,13 +106,17 @@ class Machine:
         self._live: Stack | None = None
 
     def carry_out(self, message: Mapping[str, Any]) -> None:
-        """Do the job of a message and leave what it came to, unless that is there already."""
+        """Do the job of a message and leave what it came to, unless that is there already.
+
+        Raises:
+            LabFault: the store fails, and did not recover in time.
+        """
         shelf = self.store.call(message["call"])
         job = message["job"]
-        if not shelf.is_open() or shelf.finished(job):
+        if not patiently(lambda: shelf.is_open() and not shelf.finished(job)):
             return  # sent twice: by a call that was cut off, and by the one that went on
-        outcome = self._outcome(shelf, message, shelf.begin(job))
-        shelf.finish(job, outcome)
+        outcome = self._outcome(shelf, message, patiently(lambda: shelf.begin(job)))
+        patiently(lambda: shelf.finish(job, outcome))
         word = "farm_fault" if outcome.lab_fault else "farm_graded"
         fields = {"exercise": message["exercise"], "job": job[:8], "seconds": outcome.seconds}
         print(Text.of(word, **fields).render(self.settings.lang), flush=True)
@@ -183,7 +189,10 @@ def serve(
 
     @app.task(name=TASK)
     def _grade(message: dict[str, Any]) -> None:
-        _insist(machine, message)
+        try:
+            machine.carry_out(message)
+        except LabFault as error:  # another machine may have more luck with the store
+            raise Reject(error, requeue=True) from error
 
     worker_process_shutdown.connect(lambda **_: machine.close(), weak=False)
     name = f"lab-{os.getpid()}@{socket.gethostname()}"
@@ -202,19 +211,16 @@ def _keep_files_in(home: Home) -> None:
     tempfile.tempdir = None
 
 
-def _insist(machine: Machine, message: Mapping[str, Any]) -> None:
-    """Do a job; where the store fails and does not recover, another machine may have more luck."""
-    try:
-        retry_over_time(
-            lambda: machine.carry_out(message),
-            LabFault,
-            interval_start=1,
-            interval_step=2,
-            interval_max=10,
-            timeout=PATIENCE,
-        )
-    except LabFault as error:
-        raise Reject(error, requeue=True) from error
+def patiently(step: Callable[[], T]) -> T:
+    """Return what a step with the store returns; one that fails is tried again for a while.
+
+    Raises:
+        LabFault: it failed to the last.
+    """
+    found: T = retry_over_time(
+        step, LabFault, interval_start=1, interval_step=2, interval_max=10, timeout=PATIENCE
+    )
+    return found
 
 
 def reach(app: Celery) -> str:

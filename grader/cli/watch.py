@@ -69,7 +69,7 @@ def _keep(vigil: Any, exercise: Any, screen: Screen) -> None:
     from watchfiles import watch
 
     from grader.errors import UsageError
-    from grader.session import stopped
+    from grader.process import stopped
 
     changes: Iterable[Any] = watch(
         exercise.folder,

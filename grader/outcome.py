@@ -34,7 +34,8 @@ def told(call: Call) -> str:
     reply = call.reply
     if reply is None:
         return "PENDING"
-    return f"{reply.state} {reply.error_type}: {reply.error_message}"[:300]
+    why = f" {reply.error_type}: {reply.error_message}" if reply.error_type else ""
+    return f"{reply.state}{why}"[:300]
 
 
 def assert_succeeded(lab: Lab, run: Run) -> None:

@@ -7,7 +7,7 @@ import threading
 import time
 
 from grader.check import check, hint, named
-from grader.outcome import LOOK, transformed, waiting, works_of
+from grader.outcome import LOOK, told, transformed, waiting, works_of
 from grader.pipeline import assert_patience
 from grader.services.http import hold, ok
 
@@ -37,18 +37,18 @@ def test_progress(lab):
     free, notes, began = threading.Event(), len(works.notices()), time.monotonic()
     lab.http["notify"].script("outcome", then=hold(ok(), free.is_set))
     held = pages.release()
-    told = lab.until(lambda: len(works.notices()) > notes, LOOK)
+    noticed = lab.until(lambda: len(works.notices()) > notes, LOOK)
     look()  # everything is done but the notification
     free.set()
     # One that stands still until it gives up has itself to blame.
-    if moved and told:
+    if moved and noticed:
         assert_patience(held, time.monotonic() - began)
     lab.http["notify"].script("outcome", then=ok())
     lab.until(lambda: look()["state"] in ("SUCCESS", "FAILURE"), 30)
     works.finish([run])
     look()
 
-    assert_progress(lab, seen)
+    assert_progress(lab, seen, told(run.call))
     gone = works.database()
     (lab.data / f"{gone['name']}.db").unlink()
     run = works.start([gone, works.database()])
@@ -72,7 +72,7 @@ def progress(lab, watcher, id):
     return row
 
 
-def assert_progress(lab, seen):
+def assert_progress(lab, seen, result):
     """From 0 to 100, never back, the total the same, 100 only with SUCCESS."""
     totals = {row["total"] for row in seen}
     constant = len(totals) == 1 and min(totals) > 0
@@ -87,4 +87,4 @@ def assert_progress(lab, seen):
     assert lab.fact(not early, "progress_early", seen=early[:1]), hint("early")
     last = seen[-1]
     done = last["state"] == "SUCCESS" and last["percent"] == 100
-    assert lab.fact(done, "progress_ends", seen=last), hint("ends")
+    assert lab.fact(done, "progress_ends", seen=last, result=result), hint("ends")

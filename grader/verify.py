@@ -11,6 +11,7 @@ Every folder is a submission like any other. A wrong answer holds case.toml:
 
 from __future__ import annotations
 
+import random
 import shutil
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
@@ -63,18 +64,27 @@ class Outcome:
 
 
 def verify(
-    stack: Stack, brokers: Sequence[str], seed: int, *, full: bool = False, ids: Sequence[str] = ()
+    stack: Stack,
+    brokers: Sequence[str],
+    seed: int,
+    *,
+    full: bool = False,
+    sample: bool = False,
+    ids: Sequence[str] = (),
 ) -> Iterator[Outcome]:
     """Yield an outcome for each task, as it becomes known.
 
     Args:
         brokers: the brokers at hand; solutions are graded on all of them.
         full: everything on every broker, and every criterion of every wrong answer.
+        sample: of each exercise the starter, one right answer, as many wrong ones as prove each
+            criterion once, drawn by the seed, and the solution's bonus criteria.
         ids: exercises to verify, all by default.
     """
     exercises = [find(id) for id in ids] or [find(folder.name) for folder in folders()]
     scratch = stack.home.folder / "cases"
-    tasks = [t for e in exercises for t in tasks_of(e, tuple(brokers), full, scratch)]
+    draw = random.Random(seed) if sample else None
+    tasks = [t for e in exercises for t in tasks_of(e, tuple(brokers), full, scratch, draw)]
     for task in tasks:
         if not task.needs <= set(brokers):
             yield Outcome(task.name, [], 0.0, not_run=True)
@@ -103,19 +113,43 @@ def carry_out(task: Task, stack: Stack, seed: int) -> Outcome:
 
 
 def tasks_of(
-    exercise: Exercise, brokers: tuple[str, ...], full: bool, scratch: Path
+    exercise: Exercise,
+    brokers: tuple[str, ...],
+    full: bool,
+    scratch: Path,
+    draw: random.Random | None = None,
 ) -> Iterator[Task]:
-    """Yield the tasks of one exercise, the longest first; variants are laid out in `scratch`."""
+    """Yield the tasks of one exercise, the longest first; variants are laid out in `scratch`.
+
+    Args:
+        draw: draws a sample of them; see `verify`.
+    """
     mine = tuple(b for b in exercise.brokers if b in brokers)
     some = mine if full else mine[:1]
     id = exercise.id
-    yield Task(f"solutions/{id}", exercise, SOLUTIONS / id, mine, (), shines)
-    for path in cases(RIGHT / id):
+    right, wrong = cases(RIGHT / id), cases(WRONG / id)
+    shown: tuple[str, ...] = ()
+    if draw:
+        right, wrong = draw.sample(right, min(1, len(right))), sampled(wrong, exercise, draw)
+        shown = tuple(c.id for c in exercise.criteria if c.bonus)
+    yield Task(f"solutions/{id}", exercise, SOLUTIONS / id, mine, shown, shines)
+    for path in right:
         core = () if full else tuple(c.id for c in exercise.criteria if not c.bonus)
         yield Task(f"right/{id}/{path.name}", exercise, path, some, core, has_core)
-    for path in cases(WRONG / id):
+    for path in wrong:
         yield _wrong(exercise, path, some, full, scratch)
     yield Task(f"exercises/{id}", exercise, EXERCISES / id, some, (), starts_empty)
+
+
+def sampled(wrong: list[Path], exercise: Exercise, draw: random.Random) -> list[Path]:
+    """Draw wrong answers until each criterion that any of them fails is failed by one."""
+    chosen, proven = [], set[str]()
+    for path in draw.sample(wrong, len(wrong)):
+        fails = set(read_case(path, exercise)["fails"])
+        if fails - proven:
+            chosen.append(path)
+            proven |= fails
+    return chosen
 
 
 def cases(folder: Path) -> list[Path]:

@@ -38,17 +38,15 @@ KNOWN_SEED = 4242  # of tests/attacks/knows_a_seed
 # Loaded when this file is collected: each exercise is a row of tests.
 EXERCISES = [find(folder.name) for folder in folders()]
 ATTACKS = {attack.id: attack for attack in attacks()}
-MAIN = "1_2"
 
 
 def often(attack, exercise):
     """Whether a pair is tried at each run of the tests; `lab verify --attacks` tries all.
 
-    Each attack meets the quickest exercise and one of the others, each exercise its share of them.
+    Each attack meets one of the exercises that it fits, each exercise its share of the attacks.
     """
-    others = [each.id for each in EXERCISES if each.id != MAIN]
-    turn = list(ATTACKS).index(attack.id) % max(len(others), 1)
-    return exercise.id == MAIN or exercise.id == others[turn]
+    fitting = [each.id for each in EXERCISES if attack.fits(each)]
+    return exercise.id == fitting[list(ATTACKS).index(attack.id) % len(fitting)]
 
 
 PAIRS = {

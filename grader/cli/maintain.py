@@ -53,6 +53,7 @@ def _lay(ids: tuple[str, ...], to: Path) -> None:
 @click.command("verify")
 @click.argument("ids", nargs=-1, metavar="[ID ...]")
 @click.option("--full", is_flag=True, help="Everything on every broker, every criterion.")
+@click.option("--sample", is_flag=True, help="One wrong answer a criterion, drawn by the seed.")
 @click.option("--attacks", is_flag=True, help="The published suite of attacks, nothing else.")
 @click.option(
     "--lay",
@@ -62,7 +63,12 @@ def _lay(ids: tuple[str, ...], to: Path) -> None:
 )
 @grading
 def verify_command(
-    ids: tuple[str, ...], full: bool, attacks: bool, lay: Path | None, **options: Any
+    ids: tuple[str, ...],
+    full: bool,
+    sample: bool,
+    attacks: bool,
+    lay: Path | None,
+    **options: Any,
 ) -> None:
     """Prove that starters fail, solutions shine, and every wrong answer fails as it says."""
     if attacks:
@@ -88,7 +94,8 @@ def verify_command(
     wanted = [find(id) for id in ids or (folder.name for folder in folders())]
     supply(dict.fromkeys(e for exercise in wanted for e in exercise.extras), click.echo)
     with session(options["stack"] or "") as stack:
-        for outcome in verify(stack, _brokers(stack, options), seed, full=full, ids=ids):
+        brokers = _brokers(stack, options)
+        for outcome in verify(stack, brokers, seed, full=full, sample=sample, ids=ids):
             faults += outcome.lab_fault
             failed += bool(outcome.problems)
             click.echo(f"{_word(outcome)}  {outcome.name}  {outcome.seconds:.1f} s")

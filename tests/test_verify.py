@@ -1,0 +1,52 @@
+"""What `lab verify --sample` leaves out, and what it never does."""
+
+import random
+
+import pytest
+
+from grader.exercise import find, folders
+from grader.verify import WRONG, cases, read_case, sampled, tasks_of
+
+IDS = [folder.name for folder in folders()]
+
+
+def fails(paths, exercise):
+    return {id for path in paths for id in read_case(path, exercise)["fails"]}
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_a_sample_proves_every_criterion_that_has_a_wrong_answer(id):
+    """Whatever the seed, a criterion that wrong answers fail is failed by one in the sample."""
+    exercise = find(id)
+    wrong = cases(WRONG / id)
+
+    for seed in range(20):
+        assert fails(sampled(wrong, exercise, random.Random(seed)), exercise) == fails(
+            wrong, exercise
+        )
+
+
+def test_a_seed_repeats_its_sample_and_others_draw_others():
+    """The seed that CI prints repeats the run; over the runs every wrong answer has its turn."""
+    exercise = find("1_2")
+    wrong = cases(WRONG / "1_2")
+
+    drawn = [sampled(wrong, exercise, random.Random(seed)) for seed in range(60)]
+
+    assert drawn[0] == sampled(wrong, exercise, random.Random(0))
+    assert {path for sample in drawn for path in sample} == set(wrong)
+    assert max(len(sample) for sample in drawn) < len(wrong)
+
+
+def test_a_sample_has_the_starter_the_challenges_and_one_right_answer(tmp_path):
+    """What `lab grade solutions` does not judge, the bonus criteria, is judged for the solution."""
+    exercise = find("1_2")
+
+    tasks = {
+        task.name: task
+        for task in tasks_of(exercise, ("redis",), False, tmp_path, random.Random(1))
+    }
+
+    assert tasks["solutions/1_2"].only == tuple(c.id for c in exercise.criteria if c.bonus)
+    assert sum(name.startswith("right/") for name in tasks) == 1
+    assert "exercises/1_2" in tasks

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from filelock import FileLock
 
 from grader.errors import LabFault, NoBroker, UsageError
 from grader.home import Home, base, ledger_processes, remove
@@ -61,6 +62,17 @@ def current() -> Live | None:
     return None
 
 
+def _turn() -> contextlib.AbstractContextManager[Any]:
+    """Return a lock: of two calls at the same moment the second finds what the first started.
+
+    It lies in the clone; who may not write there goes without.
+    """
+    folder = ROOT / ".lab"
+    with contextlib.suppress(OSError):
+        folder.mkdir(exist_ok=True)
+    return FileLock(folder / "up.lock") if os.access(folder, os.W_OK) else contextlib.nullcontext()
+
+
 def up(rabbitmq: bool, flower: bool, services: bool = False, trouble: float = 0.0) -> Live:
     """Start what is not up yet and return the whole.
 
@@ -74,6 +86,11 @@ def up(rabbitmq: bool, flower: bool, services: bool = False, trouble: float = 0.
     """
     if flower and importlib.util.find_spec("flower") is None:
         raise UsageError("no_flower")
+    with _turn():
+        return _up(rabbitmq, flower, services, trouble)
+
+
+def _up(rabbitmq: bool, flower: bool, services: bool, trouble: float) -> Live:
     live = current() or _start_redis()
     try:
         if rabbitmq and "rabbitmq" not in live.services:
@@ -84,7 +101,7 @@ def up(rabbitmq: bool, flower: bool, services: bool = False, trouble: float = 0.
             live = _start_shop(live, trouble)
     except BaseException:
         if set(live.services) == {"redis"}:
-            down()
+            _down()
         raise
     return live
 
@@ -186,6 +203,11 @@ def _listens(port: int) -> bool:
 
 def down() -> bool:
     """End the stack and return whether there was one."""
+    with _turn():
+        return _down()
+
+
+def _down() -> bool:
     live = current()
     if live is None:
         return False

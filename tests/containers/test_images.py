@@ -1,0 +1,115 @@
+"""Dockerfiles, the commands of images, and health checks."""
+
+from __future__ import annotations
+
+import pytest
+
+from grader.containers import rules
+from grader.containers.command import hands_over, shell_between
+from grader.containers.health import always, test_of
+from tests.containers.plain import changed, complaints
+
+DOCKERFILES = {
+    "pinned by ARG": ([], "ARG V=3.13\nFROM python:${V}-slim\nCMD []"),
+    "stages": ([], "FROM python:3.13 AS base\nFROM base\nCOPY --from=base /a /b"),
+    "scratch": ([], "FROM --platform=linux/amd64 scratch"),
+    "lower case, comment": ([], "# x\nfrom python:3.13\n"),
+    "continued": ([], "FROM python:3.13\nRUN a \\\n # no\n && b\nRUN <<EOF\nFROM x\nEOF\n"),
+    "secret from outside": ([], "FROM python:3.13\nARG TOKEN\nENV PASSWORD=$TOKEN"),
+    "loose": (["pinned"], "FROM python\n"),
+    "loose stage": (["pinned"], "FROM node AS web\nFROM python:3.13\n"),
+    "loose copy": (["pinned"], "FROM python:3.13\nCOPY --chown=1 --from=astral/uv:latest /uv /\n"),
+    "loose ARG": (["pinned"], "ARG V=latest\nFROM python:$V\n"),
+    "password": (["passwords"], "FROM python:3.13\nENV REDIS_PASSWORD=hunter2\n"),
+    "password, old form": (["passwords"], "FROM python:3.13\nENV REDIS_PASSWORD hunter2\n"),
+    "password in a URL": (["passwords"], "FROM python:3.13\nENV A=1 B=redis://:x@y\n"),
+}
+
+
+@pytest.mark.parametrize(("wanted", "text"), DOCKERFILES.values(), ids=DOCKERFILES)
+def test_dockerfiles_are_read(make, wanted, text):
+    """Images and passwords are found in a Dockerfile, whatever its form."""
+    assert list(complaints(make(dockerfile=text))) == wanted
+
+
+COMMANDS = {
+    "exec form": (True, 'FROM x:1\nCMD ["celery", "worker"]'),
+    "shell form": (False, "FROM x:1\nCMD celery worker"),
+    "shell form with exec": (True, "FROM x:1\nCMD exec celery worker"),
+    "the last one": (False, 'FROM x:1\nCMD ["celery"]\nCMD celery worker'),
+    "entrypoint in a shell": (False, 'FROM x:1\nENTRYPOINT celery\nCMD ["worker"]'),
+    "dumb-init": (True, 'FROM x:1\nENTRYPOINT ["dumb-init", "--"]\nCMD ["celery", "worker"]'),
+    "from an earlier stage": (True, 'FROM x:1 AS a\nCMD ["celery", "worker"]\nFROM a\nUSER b'),
+    "none at all": (False, "FROM x:1\n"),
+    "no array": (False, "FROM x:1\nCMD ['celery', 'worker']"),
+}
+
+
+@pytest.mark.parametrize(("good", "text"), COMMANDS.values(), ids=COMMANDS)
+def test_the_images_command_is_judged(make, good, text):
+    """What the worker's process is, is read from the Dockerfile where compose says nothing."""
+    project = make(changed("    command: celery -A app worker\n", ""), text)
+
+    assert (rules.no_shell(project) is None) is good
+
+
+def test_a_script_hands_over_or_not(make, tmp_path):
+    """An entrypoint script of the submission is read."""
+    text = changed("command: celery -A app worker", "command: [sh, start.sh]")
+    good = make(text, start__sh="#!/bin/sh\nset -e\nif a; then b; fi\nexec celery worker\n")
+    assert rules.no_shell(good) is None
+
+    bad = make(text, start__sh="#!/bin/sh\ncelery worker\n")
+    assert rules.no_shell(bad)
+
+
+@pytest.mark.parametrize(
+    ("good", "script"),
+    [
+        (True, 'exec "$@"'),
+        (True, "# celery worker\nexec celery worker"),
+        (True, "if [ $A ]; then exec celery worker; else exec celery flower; fi"),
+        (False, "exec 2>&1; celery worker"),
+        (False, "celery worker & wait"),
+        (False, ""),
+    ],
+)
+def test_only_exec_hands_over(good, script):
+    """A script gives its place to the worker by `exec`, and by nothing else."""
+    assert hands_over(script) is good
+
+
+def test_programs_before_a_shell_do_not_hide_it():
+    """A shell behind env, nice or gosu is a shell."""
+    for words in (["env", "A=1", "sh", "-c", "x"], ["gosu", "me", "bash", "-c", "x"]):
+        assert shell_between(words, [])
+    assert not shell_between(["nice", "-n", "5", "celery", "worker"], [])
+
+
+@pytest.mark.parametrize(
+    ("text", "never_fails"),
+    [
+        ("true", True),
+        ("redis-cli ping && echo ok", False),
+        ("echo start; redis-cli ping", False),
+        ("redis-cli ping | grep PONG", False),
+        ("redis-cli ping || (echo no; exit 1)", False),
+        ("redis-cli ping || exit", False),
+        ("redis-cli ping | true", True),
+        ("redis-cli ping &", True),
+        ("redis-cli ping || echo down", True),
+        ("set -e; redis-cli ping; true", False),
+        ("if redis-cli ping; then exit 0; else exit 1; fi", False),
+    ],
+)
+def test_checks_that_never_fail_are_told(text, never_fails):
+    """A health check is judged by the status it ends with."""
+    assert always(text) is never_fails
+
+
+def test_a_check_in_an_odd_form_is_told():
+    """The first word of a list says what kind of check it is."""
+    assert test_of({"test": ["redis-cli", "ping"]}).problem == "form"
+    assert test_of({"test": ["CMD"]}).problem == "form"
+    assert test_of({"test": []}).problem == "off"
+    assert test_of(None).problem == "missing"

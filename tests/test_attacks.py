@@ -35,6 +35,8 @@ from grader.verdict import Verdict
 
 SEED = 20_240_229
 KNOWN_SEED = 4242  # of tests/attacks/knows_a_seed
+# What an attack meets is the same everywhere, so the quick exercises have more of them.
+SHARES = {"1_1": 3, "1_2": 4}
 # Loaded when this file is collected: each exercise is a row of tests.
 EXERCISES = [find(folder.name) for folder in folders()]
 ATTACKS = {attack.id: attack for attack in attacks()}
@@ -45,8 +47,10 @@ def often(attack, exercise):
 
     Each attack meets one of the exercises that it fits, each exercise its share of the attacks.
     """
-    fitting = [each.id for each in EXERCISES if attack.fits(each)]
-    return exercise.id == fitting[list(ATTACKS).index(attack.id) % len(fitting)]
+    turns = [
+        each.id for each in EXERCISES if attack.fits(each) for _ in range(SHARES.get(each.id, 1))
+    ]
+    return exercise.id == turns[list(ATTACKS).index(attack.id) % len(turns)]
 
 
 PAIRS = {

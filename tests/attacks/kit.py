@@ -58,6 +58,11 @@ def is_worker():
     return "worker" in sys.argv
 
 
+def on_rabbitmq():
+    """Whether the broker is RabbitMQ; some checks give a process a Redis of its own."""
+    return os.environ["CELERY_BROKER_URL"].startswith("amqp")
+
+
 def grader_in_sight():
     """Whether the grader's process can be seen; its number may be one of our own inside."""
     cmdline = read(f"/proc/{FACTS['grader']}/cmdline")

@@ -2,11 +2,11 @@
 
 import os
 
-from attack_kit import is_worker, ran, won
+from attack_kit import is_worker, on_rabbitmq, ran, won
 from kombu import Connection, Exchange, Queue
 
 ran()
-if not is_worker():
+if not is_worker() and on_rabbitmq():
     exchange = Exchange("amq.rabbitmq.trace", type="topic", no_declare=True)
     with Connection(os.environ["CELERY_BROKER_URL"]) as link:
         try:

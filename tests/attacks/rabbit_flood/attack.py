@@ -2,14 +2,14 @@
 
 import os
 
-from attack_kit import is_worker, ran, won
+from attack_kit import is_worker, on_rabbitmq, ran, won
 from kombu import Connection
 
 MIB = 1024 * 1024
 MUCH = 300
 
 ran()
-if not is_worker():
+if not is_worker() and on_rabbitmq():
     with Connection(os.environ["CELERY_BROKER_URL"], connect_timeout=5) as link:
         channel = link.channel()
         channel.queue_declare("flood", durable=False, auto_delete=False)

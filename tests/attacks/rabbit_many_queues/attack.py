@@ -2,13 +2,13 @@
 
 import os
 
-from attack_kit import is_worker, ran, won
+from attack_kit import is_worker, on_rabbitmq, ran, won
 from kombu import Connection
 
 MANY = 3000
 
 ran()
-if not is_worker():
+if not is_worker() and on_rabbitmq():
     with Connection(os.environ["CELERY_BROKER_URL"]) as link:
         channel = link.channel()
         try:

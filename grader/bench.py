@@ -105,6 +105,6 @@ class Bench:
         if answer.error:
             raise SubmissionFault("bench_failed", error=answer.error)
 
-    def say(self, task: str, *args: Any, png: str = "") -> Answer:
-        """Return what the submission's instrument says of a planted task."""
-        return self._client.call("instrument", task, list(args), png or None)
+    def say(self, task: str, *args: Any, png: str = "", runs: int = 0) -> Answer:
+        """Return what the submission's instrument says of a planted task (0 runs: its default)."""
+        return self._client.call("instrument", task, list(args), png or None, runs or None)

@@ -76,6 +76,13 @@ def test_the_highest_mark_stays(other):
     assert gauge.high_water(process) - before > 60
 
 
+def test_a_process_knows_itself_by_a_pid(other):
+    """Where nothing keeps the two apart, that is the pid by which it is known outside."""
+    process, _ = other
+
+    assert gauge.own_pid(process) == process.pid
+
+
 def test_processor_time_grows_with_work(other):
     """Work costs processor time, and waiting costs next to none."""
     process, tell = other

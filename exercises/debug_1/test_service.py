@@ -29,6 +29,7 @@ SEGMENTS = ("new", "casual", "regular", "loyal", "champion")
 CENT = Decimal("0.01")
 MOST_CUSTOMERS = 128
 TIMES_FASTER = 10
+ROUNDS = 3
 FIGURES = (
     "start_memory_mb",
     "peak_memory_mb",
@@ -38,7 +39,21 @@ FIGURES = (
 )
 NOT_SIZES = [0, -1, -0.5, 512.5, 10**9, "8", "", None, True, False, math.nan, math.inf, [], {}]
 BAD_LINES = [{"sku": "x", "quantity": 1, "price": "free"}, {"quantity": 1, "price": "2.50"}]
+HELD_MIB, SPARE_MIB = 160, 5
 PROBLEMS = ["line 1: no quantity or price", "line 2: no sku"]
+ODD_LINES = [
+    {"sku": "x", "quantity": 0, "price": "2.50"},
+    "x",
+    {"sku": "x", "quantity": "2", "price": -1},
+    {"sku": "x", "quantity": 1, "price": "NaN"},
+]
+ODD_PROBLEMS = [
+    "line 1: 0 at 2.50 is not for sale",
+    "line 2: no sku",
+    "line 3: 2 at -1 is not for sale",
+    "line 4: 1 at NaN is not for sale",
+]
+SENT_BACK = ((BAD_LINES, PROBLEMS), (ODD_LINES, ODD_PROBLEMS))
 
 
 def text(lab, length):
@@ -51,8 +66,9 @@ def text(lab, length):
 
 def order(record):
     """Return what process_record answers for a good record, or for one with the bad lines."""
-    if record["lines"] is BAD_LINES:
-        return {"id": record["id"], "ok": False, "problems": PROBLEMS}
+    for lines, problems in SENT_BACK:
+        if record["lines"] is lines:
+            return {"id": record["id"], "ok": False, "problems": problems}
     total = sum(x["quantity"] * Decimal(str(x["price"])) for x in record["lines"])
     canonical = json.dumps(record, sort_keys=True).encode()
     answer = {
@@ -62,7 +78,7 @@ def order(record):
         "version": hashlib.sha256(canonical).hexdigest()[:12],
     }
     if "attachment" in record:
-        answer["attachment"] = hashlib.sha256(record["attachment"].encode()).hexdigest()
+        answer["attachment"] = hashlib.sha256(str(record["attachment"]).encode()).hexdigest()
     return answer
 
 
@@ -221,10 +237,18 @@ def test_customers_are_remembered(lab):
     users = [user(lab) for _ in range(300)]
     chunks = [[user(lab) for _ in range(10)] for _ in range(8)]
     cost(echo, users[:20])  # what is loaded on first use is loaded now
-    first, old = cost(enrich, users), cost(enrich, users[130:170])
-    pairs = [(cost(enrich, chunk), cost(enrich, chunk)) for chunk in chunks]
+    first = cost(enrich, users)
     # What Celery itself takes for a task with such a result.
     empty = median(cost(echo, chunk) for chunk in chunks)
+
+    def beyond(rows):
+        return (cost(enrich, rows) - empty) * len(rows)
+
+    known = crowd_known(beyond, users[-MOST_CUSTOMERS - 1 :], first - empty)
+    said = {"most": MOST_CUSTOMERS, "crowd": MOST_CUSTOMERS + 1}
+    assert lab.fact(not known, "cache_over", **said), hint("too_many")
+    old = cost(enrich, users[130:170])
+    pairs = [(cost(enrich, chunk), cost(enrich, chunk)) for chunk in chunks]
 
     # Where 128 are kept, customers with 130 newer ones are gone; by chance a third may have stayed.
     share = (old - empty) / (first - empty)
@@ -233,6 +257,24 @@ def test_customers_are_remembered(lab):
     slow, fast = (median(column) - empty for column in zip(*pairs, strict=True))
     said = {"first": f"{slow:.2f}", "second": f"{fast:.2f}", "times": TIMES_FASTER}
     assert lab.fact(slow >= TIMES_FASTER * fast, "cache_slow", **said), hint("not_remembered")
+
+
+def crowd_known(cost, crowd, visit):
+    """Whether a crowd of one too many is known to the last one.
+
+    Of 129 customers one is unknown to a cache of 128, whichever that is, and costs a `visit`. Each
+    round goes the other way, so that a cache that drops the oldest drops few. Something else that
+    takes time may look like one more unknown; hence the rounds, of which one must be clear.
+
+    Args:
+        cost: returns the milliseconds that some customers took beyond what Celery takes.
+    """
+    for _ in range(ROUNDS):
+        crowd = crowd[::-1]
+        chunks = [crowd[n : n + 10] for n in range(0, len(crowd), 10)]
+        if all(cost(chunk) < visit / 2 for chunk in chunks):
+            return True
+    return False
 
 
 # What the service promises
@@ -259,7 +301,10 @@ def number(value):
 @check
 def test_memory_figures(lab):
     """memory_intensive_task touches its pages, gives them back, and tells true figures of both."""
-    process = alone(lab)
+    module = bench.plant(lab)
+    process = alone(lab, "-I", module)
+    # In a process this large MB and MiB lie further apart than two looks at it.
+    bench.run(lab, module, "hold", HELD_MIB * 1024)
     lab.call("memory_intensive_task", 1)  # what is loaded on first use is loaded now
     for size in (lab.rng.randint(40, 90), lab.rng.randint(100, 140) + 0.5):
         before = gauge.resident(process)
@@ -269,7 +314,7 @@ def test_memory_figures(lab):
         start, peak, end, increase = (seen[key] for key in FIGURES[:4])
         said = {"size": size, "seen": seen, "before": f"{before:.1f}"}
         assert lab.fact(seen["data_size_mb"] == size, "figures_size", **said)
-        assert lab.fact(abs(start - before) < 16, "figures_start", **said), hint("unit")
+        assert lab.fact(abs(start - before) < SPARE_MIB, "figures_start", **said), hint("unit")
         touched = 0.9 * size <= peak - start <= 1.6 * size + 8
         assert lab.fact(touched, "figures_peak", **said), hint("untouched")
         assert lab.fact(end - start <= 0.3 * size, "figures_end", **said), hint("kept")
@@ -299,6 +344,8 @@ def test_results_as_before(lab):
     mixed = [row(lab), row(lab, "-"), row(lab, currency="USD"), row(lab, "-", currency="JPY")]
     good += [("process_record", record(lab, lines=BAD_LINES)), ("render_report", mixed)] * 2
     good += [("render_report", mixed * 6), ("process_record", record(lab, attachment=""))]
+    odd = [record(lab, lines=ODD_LINES), record(lab, lines=[]), record(lab, attachment=None)]
+    good += [("process_record", each) for each in odd]
     for call in lab.calls(good):
         function = call.task.rpartition(".")[2]
         assert call == returns(ANSWERS[function](*call.args)), hint("result")

@@ -134,7 +134,9 @@ def end() -> None:
         worker.wait()
 
 
-def instrument(task: str, args: list[Any], png: str | None = None) -> Any:
+def instrument(task: str, args: list[Any], png: str | None = None, runs: int | None = None) -> Any:
     """Return what the submission's instrument says of one of these tasks."""
-    options = {"png": png} if png else {}
+    options: dict[str, Any] = {"png": png} if png else {}
+    if runs:
+        options["runs"] = runs
     return memory_debug.debug_memory_leak(f"{__name__}.{task}", args=tuple(args), **options)

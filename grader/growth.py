@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from grader import gauge
 from grader.curve import draw, sparkline
-from grader.errors import LabFault
+from grader.errors import LabFault, SubmissionFault
 from grader.exercise import ROOT
 from grader.gauge import Reading
 from grader.history import Call
@@ -77,7 +77,7 @@ class Growth:
     @property
     def tasks(self) -> int:
         """How many tasks lie between the first reading and the last."""
-        return self.readings[-1].tasks - self.readings[0].tasks
+        return self.readings[-1].tasks - self.readings[0].tasks if self.readings else 0
 
 
 def _rise(counts: list[int]) -> int:
@@ -89,12 +89,19 @@ def _rise(counts: list[int]) -> int:
 
 
 def alone(lab: Lab, *options: str) -> psutil.Process:
-    """Give the lab a fresh worker with one pool process that is never recycled; return that one."""
+    """Give the lab a fresh worker with one pool process that is never recycled; return that one.
+
+    Raises:
+        SubmissionFault: the worker has other children: one of them could pass for the pool's.
+    """
     worker = lab.restart_worker(concurrency=1, options=(*NO_RECYCLING, *options))
     lab.until(lambda: worker.pool)
-    if not worker.pool:
+    found = worker.pool
+    if not found:
         raise LabFault("no_child", pid=worker.main.pid)
-    return worker.pool[0]
+    if len(found) > 1:
+        raise SubmissionFault("pool_not_alone", seen=len(found))
+    return found[0]
 
 
 def watch(lab: Lab, name: str, draw_call: Draw, within: float = 20.0) -> Growth:

@@ -76,10 +76,17 @@ class Worker:
 
     @property
     def pool(self) -> list[psutil.Process]:
-        """The pool's children."""
+        """The pool's children, and whatever else the submission started from the worker.
+
+        One that has ended and was not waited for yet is none.
+        """
+        living = []
         with contextlib.suppress(psutil.Error):
-            return self.main.children()
-        return []
+            for child in self.main.children():
+                with contextlib.suppress(psutil.Error):
+                    if child.status() != psutil.STATUS_ZOMBIE:
+                        living.append(child)
+        return living
 
     def processes(self, count: int) -> list[psutil.Process]:
         """Return so many of the pool's children.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from datetime import datetime, timedelta
 
@@ -131,6 +132,7 @@ def test_report_atomic(lab):
     with ops.stage(lab, now=now, room=40):
         call = lab.call("generate_daily_report")
     after = ops.reports(lab)
+    changed = read_meanwhile(lab, now, before)
 
     assert call == answers()
     for name, data in before.items():
@@ -138,6 +140,18 @@ def test_report_atomic(lab):
         assert lab.fact(after.get(name) == data, "report_whole", **said), hint("written_in_place")
     drafts = sorted(set(after) - set(before))
     assert lab.fact(not drafts, "report_draft", seen=drafts), hint("draft")
+    # A draft that is copied over the report breaks it as well, where the disk is full by then.
+    assert lab.fact(not changed, "report_read", name=changed), hint("written_in_place")
+
+
+def read_meanwhile(lab, now, before):
+    """Have the report replaced under a reader; return the name of a file that changed for him."""
+    folder = lab.data / "reports"
+    with contextlib.ExitStack() as stack:
+        files = {name: stack.enter_context(ops.opened(folder / name)) for name in before}
+        report_at(lab, ops.SHANGHAI, now)
+        texts = {name: file.read(ops.LARGEST) for name, file in files.items() if file}
+        return next((name for name, text in texts.items() if text != before[name]), "")
 
 
 # ---------------------------------------------------------------------------- the week's summary

@@ -188,7 +188,10 @@ def week_data(lab, tz, monday):
     # A busy time early on a local morning: by UTC, it is another day and another hour.
     day, hour = rng.randint(1, 6), rng.randint(1, 6)
     busy = ops.local(tz, *(monday + ops.DAY * day).timetuple()[:3], hour, 5)
-    rows += [(rng.randint(1, 12), ops.FEATURES[day % 4], busy + ops.MINUTE * n) for n in range(45)]
+    rows += [(rng.randint(1, 2), ops.FEATURES[day % 4], busy + ops.MINUTE * n) for n in range(45)]
+    # Another hour of another day has more users, in fewer rows.
+    crowd = ops.local(tz, *(monday + ops.DAY * (day - 1)).timetuple()[:3], hour + 10, 5)
+    rows += [(user, rng.choice(ops.FEATURES), crowd + ops.MINUTE * user) for user in range(21, 33)]
     users = [at + ops.SECOND * n for at in (before, start, end) for n in (-2, -1, 0, 1, 1)]
     return rows, users, start, end
 

@@ -125,7 +125,8 @@ def custom(name, day):
         wall = Wall(hours=(6,), days=(day.day,))
         return f"0 6 {day.day} {day.month} *", wall
     if name == "Europe/Berlin":
-        return "0 6 * * 2", Wall(hours=(6,), weekdays=(1,))
+        # On the first afternoon, which is lived through minute by minute: no full hour.
+        return "25 15 * * 4", Wall(hours=(15,), minutes=(25,), weekdays=(3,))
     return "0 6-7 * * 2-4", Wall(hours=(6, 7), weekdays=(1, 2, 3))
 
 

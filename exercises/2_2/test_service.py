@@ -120,8 +120,10 @@ def test_dynamic_add(lab):
         seen = here.wait(None, more=1)
         assert lab.fact(seen, "added_fires", days="[]", seen=fired(lab, None)), hint("no_arguments")
         assert lab.fact(here.wait(here.one, more=1), "added_stays", days=here.one), hint("replaced")
-    names = sorted(here.names.values())
-    assert lab.fact(len(set(names)) == 2, "names", seen=names)
+        same = [("schedule_custom_task", CLEANUP, {"every": 3600}, [CUSTOM]) for _ in "ab"]
+        twins = [added(lab, call) for call in lab.calls(same, within=15)]
+    names = sorted([*here.names.values(), *twins])
+    assert lab.fact(len(set(names)) == 4, "names", seen=names)
 
 
 @check(after=test_dynamic_add, lane="service")

@@ -57,6 +57,8 @@ class Simulation:
         legs: pairs of epoch seconds.
         fine: pairs of epoch seconds between which everything is on time; elsewhere only what is due
             on the hour. All of the legs, if not given.
+        whole: pairs of epoch seconds between which no wake-up is left out: what comes too often
+            shows only there.
         add: calls (task, args) to make while it runs.
         end: the signal that ends it, 0 to let it end by itself.
         pace: how much faster than a real clock, 0 for as fast as it goes.
@@ -74,6 +76,7 @@ class Simulation:
         legs: Sequence[tuple[float, float]],
         *,
         fine: Sequence[tuple[float, float]] | None = None,
+        whole: Sequence[tuple[float, float]] = (),
         add: Sequence[tuple[str, Sequence[Any]]] = (),
         end: int = 0,
         pace: float = 0,
@@ -81,6 +84,7 @@ class Simulation:
     ) -> None:
         plan = {"module": place.module, "legs": legs, "add": add, "end": end}
         plan |= {"pace": pace, "publish": publish, "fine": legs if fine is None else fine}
+        plan["whole"] = whole
         self.sent: list[Sending] = []
         self.added: list[dict[str, Any]] = []
         self.conf: dict[str, Any] = {}

@@ -16,7 +16,7 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 from zoneinfo import ZoneInfo
 
 from grader.history import Call
@@ -49,12 +49,21 @@ FEATURES = ("search", "export", "upload", "share")
 
 def content(path: Path) -> bytes | None:
     """Return what a regular file holds, None for a link, a pipe or nothing at all."""
-    with contextlib.suppress(OSError):
-        number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with open(number, "rb") as file:
-            if stat.S_ISREG(os.fstat(number).st_mode):
-                return file.read(LARGEST)
+    with opened(path) as file, contextlib.suppress(OSError):
+        return file.read(LARGEST) if file else None
     return None
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BinaryIO | None]:
+    """Open a regular file for reading; None for a link, a pipe or nothing at all."""
+    with contextlib.ExitStack() as stack:
+        found = None
+        with contextlib.suppress(OSError):
+            number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            file = stack.enter_context(open(number, "rb"))
+            found = file if stat.S_ISREG(os.fstat(number).st_mode) else None
+        yield found
 
 
 def write(path: Path, data: bytes, mode: int = 0o644) -> None:

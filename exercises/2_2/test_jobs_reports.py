@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from datetime import datetime, timedelta
 
@@ -131,6 +132,7 @@ def test_report_atomic(lab):
     with ops.stage(lab, now=now, room=40):
         call = lab.call("generate_daily_report")
     after = ops.reports(lab)
+    changed = read_meanwhile(lab, now, before)
 
     assert call == answers()
     for name, data in before.items():
@@ -138,6 +140,18 @@ def test_report_atomic(lab):
         assert lab.fact(after.get(name) == data, "report_whole", **said), hint("written_in_place")
     drafts = sorted(set(after) - set(before))
     assert lab.fact(not drafts, "report_draft", seen=drafts), hint("draft")
+    # A draft that is copied over the report breaks it as well, where the disk is full by then.
+    assert lab.fact(not changed, "report_read", name=changed), hint("written_in_place")
+
+
+def read_meanwhile(lab, now, before):
+    """Have the report replaced under a reader; return the name of a file that changed for him."""
+    folder = lab.data / "reports"
+    with contextlib.ExitStack() as stack:
+        files = {name: stack.enter_context(ops.opened(folder / name)) for name in before}
+        report_at(lab, ops.SHANGHAI, now)
+        texts = {name: file.read(ops.LARGEST) for name, file in files.items() if file}
+        return next((name for name, text in texts.items() if text != before[name]), "")
 
 
 # ---------------------------------------------------------------------------- the week's summary
@@ -174,7 +188,10 @@ def week_data(lab, tz, monday):
     # A busy time early on a local morning: by UTC, it is another day and another hour.
     day, hour = rng.randint(1, 6), rng.randint(1, 6)
     busy = ops.local(tz, *(monday + ops.DAY * day).timetuple()[:3], hour, 5)
-    rows += [(rng.randint(1, 12), ops.FEATURES[day % 4], busy + ops.MINUTE * n) for n in range(45)]
+    rows += [(rng.randint(1, 2), ops.FEATURES[day % 4], busy + ops.MINUTE * n) for n in range(45)]
+    # Another hour of another day has more users, in fewer rows.
+    crowd = ops.local(tz, *(monday + ops.DAY * (day - 1)).timetuple()[:3], hour + 10, 5)
+    rows += [(user, rng.choice(ops.FEATURES), crowd + ops.MINUTE * user) for user in range(21, 33)]
     users = [at + ops.SECOND * n for at in (before, start, end) for n in (-2, -1, 0, 1, 1)]
     return rows, users, start, end
 

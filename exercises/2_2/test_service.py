@@ -120,15 +120,18 @@ def test_dynamic_add(lab):
         seen = here.wait(None, more=1)
         assert lab.fact(seen, "added_fires", days="[]", seen=fired(lab, None)), hint("no_arguments")
         assert lab.fact(here.wait(here.one, more=1), "added_stays", days=here.one), hint("replaced")
-    names = sorted(here.names.values())
-    assert lab.fact(len(set(names)) == 2, "names", seen=names)
+        same = [("schedule_custom_task", CLEANUP, {"every": 3600}, [CUSTOM]) for _ in "ab"]
+        twins = [added(lab, call) for call in lab.calls(same, within=15)]
+    names = sorted([*here.names.values(), *twins])
+    assert lab.fact(len(set(names)) == 4, "names", seen=names)
 
 
 @check(after=test_dynamic_add, lane="service")
 def test_dynamic_refuses(lab):
     """An unregistered task or a malformed schedule is a ValueError, and disturbs no beat."""
     lines = ("0 2 * *", "0 2 * * * *", "99 * * * *", "0 24 * * *", "0 2 * 13 *", "a * * * *", "")
-    bad = [{}, *({"crontab": line} for line in lines)]
+    lines += ("-5 2 * * *", "0 2 1,,5 * *")  # Celery's own error for these is no ValueError
+    bad = [{}, None, *({"crontab": line} for line in lines)]
     bad += [{"every": value} for value in (0, -5, True, math.nan)]
     word = "".join(lab.rng.choices("bcdfghjk", k=6))
     rows = [("schedule_custom_task", CLEANUP, info, [CUSTOM]) for info in bad]
@@ -141,7 +144,10 @@ def test_dynamic_refuses(lab):
 
     here = service(lab)
     with lab.tapped():
-        assert lab.fact(here.wait(here.one, more=2), "added_stays", days=here.one)
+        # What was refused, and kept all the same, would be in force by then.
+        assert lab.fact(here.wait(here.one, more=7), "added_stays", days=here.one)
+    sent = sorted({m.task for m in lab.history.messages if word in str(m.task)})
+    assert lab.fact(not sent, "refused_fires", seen=", ".join(sent)), hint("kept")
 
 
 @check(after=test_dynamic_add, lane="service")

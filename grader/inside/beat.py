@@ -6,6 +6,7 @@ The plan is a JSON object:
     module   the submission's module
     legs     pairs of epoch seconds: beat lives from the first to the second, then in the next leg
     fine     pairs of epoch seconds between which every due instant counts; elsewhere full hours do
+    whole    pairs of epoch seconds between which beat wakes up as often as it asks to
     add      calls [task, args] to make while it runs; they and what follows take real seconds
     pace     how much faster than a real clock, 0 for as fast as it goes
     publish  false: what beat sends is only written down
@@ -80,17 +81,20 @@ class Clock:
 
         Beat wakes up again shortly after an instant: what was due a moment later is not lost.
         """
-        now = time.time()
-        fine = any(start <= now < end for start, end in self.plan["fine"])
+        now, plan = time.time(), self.plan
+        if any(start <= now < end for start, end in plan["whole"]):
+            return
+        fine = any(start <= now < end for start, end in plan["fine"])
         if fine and asked >= POLL:
             return  # it knows when it is needed
         step = PERIOD if fine else HOUR
-        marks = [now - now % step, now - now % step + step, *(s for s, _ in self.plan["fine"])]
+        starts = (start for start, _ in [*plan["fine"], *plan["whole"]])
+        marks = [now - now % step, now - now % step + step, *starts]
         marks += self.marks.values() if fine else []
         if not any(0 <= now - mark <= min(asked, POLL) + 0.5 for mark in marks):
             left_out = min(mark for mark in marks if mark > now) - now
-            if self.plan["pace"]:
-                threading.Event().wait(left_out / self.plan["pace"])
+            if plan["pace"]:
+                threading.Event().wait(left_out / plan["pace"])
             self.travel.shift(left_out)
 
     def add(self) -> None:

@@ -67,6 +67,8 @@ def hello(name: str) -> dict[str, Any]:
     """Import the submission and say how its app names, routes and stores things."""
     module = importlib.import_module(name)
     app = module.app
+    # As a worker does: tasks may be in modules that the app includes.
+    app.loader.import_default_modules()
     tasks = sorted(task for task in app.tasks if not task.startswith("celery."))
     routes = {}
     for task in [*tasks, "lab.ready"]:

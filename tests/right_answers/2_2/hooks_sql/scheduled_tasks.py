@@ -14,7 +14,7 @@ import psutil
 import redis
 from celery import Celery
 from celery.beat import PersistentScheduler
-from celery.schedules import crontab, schedule
+from celery.schedules import ParseException, crontab, schedule
 
 TZ = ZoneInfo(os.environ.get("CELERY_TIMEZONE", "Asia/Shanghai"))
 TABLES = ["user_sessions", "audit_logs", "temp_files", "cached_results"]
@@ -293,7 +293,10 @@ def refresh_cache():
 def schedule_custom_task(task_name, schedule_info, task_args=None):
     if task_name not in app.tasks:
         raise ValueError(f"unknown task {task_name!r}")
-    parse(schedule_info)
+    try:
+        parse(schedule_info)
+    except ParseException as error:  # which is no ValueError
+        raise ValueError(str(error)) from None
     name = f"dyn-{uuid.uuid4()}"
     row = {"task": task_name, "schedule": schedule_info, "args": task_args or []}
     with ops_redis() as client:

@@ -5,7 +5,7 @@ import os
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from celery.schedules import BaseSchedule, crontab, schedstate, schedule
+from celery.schedules import BaseSchedule, ParseException, crontab, schedstate, schedule
 
 NAME = os.environ.get("CELERY_TIMEZONE") or "Asia/Shanghai"
 ZONE = ZoneInfo(NAME)
@@ -93,14 +93,10 @@ def read(info, app):
     kind, value = next(iter(info.items())) if isinstance(info, dict) and len(info) == 1 else ("", 0)
     if kind == "crontab" and isinstance(value, str):
         minute, hour, day, month, weekday = value.split()  # ValueError for another number
-        return crontab(
-            minute=minute,
-            hour=hour,
-            day_of_month=day,
-            month_of_year=month,
-            day_of_week=weekday,
-            app=app,
-        )
+        try:
+            return crontab(minute, hour, weekday, day, month, app=app)
+        except ParseException as error:  # which is no ValueError
+            raise ValueError(str(error)) from None
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if kind == "every" and number and math.isfinite(value) and value > 0:
         return schedule(run_every=value, app=app)

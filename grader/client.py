@@ -6,6 +6,7 @@ import contextlib
 import json
 import queue
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -36,11 +37,14 @@ class Client:
     Args:
         place: where it runs.
         limit: seconds that the import and each request may take.
+        extra: variables for its environment beside the usual ones.
     """
 
-    def __init__(self, place: Place, limit: float = 20.0) -> None:
+    def __init__(
+        self, place: Place, limit: float = 20.0, extra: Mapping[str, str] | None = None
+    ) -> None:
         self.module, self.limit = place.module, limit
-        self.child = place.start("client", [place.module], stdin=True, stdout=True)
+        self.child = place.start("client", [place.module], extra, stdin=True, stdout=True)
         # One request has one answer; more is a flood, and is left in the pipe.
         self._answers: queue.Queue[bytes] = queue.Queue(maxsize=2)
         self._thread = threading.Thread(target=self._read, daemon=True)

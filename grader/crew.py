@@ -109,9 +109,13 @@ class Crew:
         """
         return self.publisher.send(HAIL, self.queue(HAIL), (), {}, BOOT_SECONDS)
 
-    def start_client(self) -> Client:
-        """Start a client process of the submission; it imports the module at once."""
-        client = Client(self.place)
+    def start_client(self, extra: Mapping[str, str] | None = None) -> Client:
+        """Start a client process of the submission; it imports the module at once.
+
+        Args:
+            extra: variables for its environment beside the usual ones.
+        """
+        client = Client(self.place, extra=extra)
         self._closers.callback(client.end)
         return client
 

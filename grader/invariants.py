@@ -52,11 +52,12 @@ class Breach:
 
 @dataclass
 class Balance:
-    """What the effects of one order come to; money in cents."""
+    """What the effects of one order come to; money in cents. What is `held` is only reserved."""
 
     charged: int = 0
     refunded: int = 0
     taken: Counter[str] = field(default_factory=Counter)
+    held: Counter[str] = field(default_factory=Counter)
     recorded: int = 0
     failed: bool = False
     told: Counter[str] = field(default_factory=Counter)
@@ -86,7 +87,11 @@ def _book(balance: Balance, what: Mapping[str, object]) -> None:
         balance.charged += cents
     elif effect == "refunded" and isinstance(cents, int):
         balance.refunded += cents
+    elif effect == "reserved" and isinstance(items, Mapping):
+        balance.held += Counter(items)
     elif effect in ("taken", "released") and isinstance(items, Mapping):
+        # What is taken uses up the reservation; a release ends it.
+        balance.held = balance.held - Counter(items) if effect == "taken" else Counter()
         for item, count in items.items():
             balance.taken[item] += count if effect == "taken" else -count
             balance.lowest = min(balance.lowest, balance.taken[item])
@@ -138,6 +143,9 @@ def _of(sale: Sale, balance: Balance, spoiled: int) -> list[Breach]:
     if taken != wanted or balance.lowest < 0:
         shown = f"{balance.ending or '-'}: {wanted or 0}"
         found.append(Breach("stock", sale.id, shown, str(taken or balance.lowest)))
+    elif balance.held and not done and balance.ending:
+        shown, seen = f"{balance.ending}: 0", f"reserved: {dict(balance.held)}"
+        found.append(Breach("stock", sale.id, shown, seen))
     return found + _told(sale, balance, done, spoiled)
 
 

@@ -16,6 +16,7 @@ SALE = Sale("o1", 1230, {"tea": 2})
 CHARGED = {"effect": "charged", "cents": 1230}
 REFUNDED = {"effect": "refunded", "cents": 1230}
 TAKEN = {"effect": "taken", "items": {"tea": 2}}
+RESERVED = {"effect": "reserved", "items": {"tea": 2}}
 RELEASED = {"effect": "released", "items": {"tea": 2}}
 RECORDED = {"effect": "recorded"}
 FAILED = {"effect": "failed"}
@@ -34,7 +35,18 @@ def entries(*effects, sends=()):
     return rows
 
 
-@pytest.mark.parametrize("effects", [GOOD, UNDONE, [FAILED], [*UNDONE, REFUNDED | {"cents": 0}]])
+@pytest.mark.parametrize(
+    "effects",
+    [
+        GOOD,
+        UNDONE,
+        [FAILED],
+        [RESERVED, *GOOD],
+        [RESERVED, *UNDONE],
+        [RESERVED, RELEASED | {"items": {}}, FAILED],
+        [*UNDONE, REFUNDED | {"cents": 0}],
+    ],
+)
 def test_good_histories_have_no_breach(effects):
     """A completed order, and one that was undone, are right."""
     result = "failed" if FAILED in effects else "completed"
@@ -51,6 +63,7 @@ def test_good_histories_have_no_breach(effects):
         ([CHARGED, FAILED], ["money"]),
         ([TAKEN, FAILED], ["stock"]),
         ([RELEASED, TAKEN, FAILED], ["stock"]),
+        ([RESERVED, FAILED], ["stock"]),
         ([CHARGED, RECORDED, CONFIRMED], ["stock"]),
         ([*GOOD, TAKEN], ["stock"]),
         ([*GOOD, RECORDED], ["ending"]),

@@ -29,7 +29,7 @@ SEGMENTS = ("new", "casual", "regular", "loyal", "champion")
 CENT = Decimal("0.01")
 MOST_CUSTOMERS = 128
 TIMES_FASTER = 10
-ROUNDS = 3
+ROUNDS = 5
 FIGURES = (
     "start_memory_mb",
     "peak_memory_mb",
@@ -39,7 +39,6 @@ FIGURES = (
 )
 NOT_SIZES = [0, -1, -0.5, 512.5, 10**9, "8", "", None, True, False, math.nan, math.inf, [], {}]
 BAD_LINES = [{"sku": "x", "quantity": 1, "price": "free"}, {"quantity": 1, "price": "2.50"}]
-HELD_MIB, SPARE_MIB = 160, 5
 PROBLEMS = ["line 1: no quantity or price", "line 2: no sku"]
 ODD_LINES = [
     {"sku": "x", "quantity": 0, "price": "2.50"},
@@ -238,23 +237,25 @@ def test_customers_are_remembered(lab):
     chunks = [[user(lab) for _ in range(10)] for _ in range(8)]
     cost(echo, users[:20])  # what is loaded on first use is loaded now
     first = cost(enrich, users)
-    # What Celery itself takes for a task with such a result.
-    empty = median(cost(echo, chunk) for chunk in chunks)
+    # What Celery itself takes for a task with such a result. Whatever else is busy on the machine
+    # makes a task dearer, never cheaper: the least is nearest to the truth.
+    empty = min(cost(echo, chunk) for chunk in chunks)
 
-    def beyond(rows):
-        return (cost(enrich, rows) - empty) * len(rows)
+    def beyond(one):
+        return cost(enrich, [one]) - empty
 
     known = crowd_known(beyond, users[-MOST_CUSTOMERS - 1 :], first - empty)
     said = {"most": MOST_CUSTOMERS, "crowd": MOST_CUSTOMERS + 1}
     assert lab.fact(not known, "cache_over", **said), hint("too_many")
     old = cost(enrich, users[130:170])
     pairs = [(cost(enrich, chunk), cost(enrich, chunk)) for chunk in chunks]
+    firsts, seconds = zip(*pairs, strict=True)
+    slow, fast = median(firsts) - empty, min(seconds) - empty
 
     # Where 128 are kept, customers with 130 newer ones are gone; by chance a third may have stayed.
     share = (old - empty) / (first - empty)
     said = {"most": MOST_CUSTOMERS, "share": f"{100 * share:.0f}"}
     assert lab.fact(share >= 0.5, "cache_large", **said), hint("too_many")
-    slow, fast = (median(column) - empty for column in zip(*pairs, strict=True))
     said = {"first": f"{slow:.2f}", "second": f"{fast:.2f}", "times": TIMES_FASTER}
     assert lab.fact(slow >= TIMES_FASTER * fast, "cache_slow", **said), hint("not_remembered")
 
@@ -267,12 +268,11 @@ def crowd_known(cost, crowd, visit):
     takes time may look like one more unknown; hence the rounds, of which one must be clear.
 
     Args:
-        cost: returns the milliseconds that some customers took beyond what Celery takes.
+        cost: returns the milliseconds that a customer took beyond what Celery takes.
     """
     for _ in range(ROUNDS):
         crowd = crowd[::-1]
-        chunks = [crowd[n : n + 10] for n in range(0, len(crowd), 10)]
-        if all(cost(chunk) < visit / 2 for chunk in chunks):
+        if all(cost(one) < visit / 2 for one in crowd):
             return True
     return False
 
@@ -301,10 +301,7 @@ def number(value):
 @check
 def test_memory_figures(lab):
     """memory_intensive_task touches its pages, gives them back, and tells true figures of both."""
-    module = bench.plant(lab)
-    process = alone(lab, "-I", module)
-    # In a process this large MB and MiB lie further apart than two looks at it.
-    bench.run(lab, module, "hold", HELD_MIB * 1024)
+    process = alone(lab)
     lab.call("memory_intensive_task", 1)  # what is loaded on first use is loaded now
     for size in (lab.rng.randint(40, 90), lab.rng.randint(100, 140) + 0.5):
         before = gauge.resident(process)
@@ -314,7 +311,7 @@ def test_memory_figures(lab):
         start, peak, end, increase = (seen[key] for key in FIGURES[:4])
         said = {"size": size, "seen": seen, "before": f"{before:.1f}"}
         assert lab.fact(seen["data_size_mb"] == size, "figures_size", **said)
-        assert lab.fact(abs(start - before) < SPARE_MIB, "figures_start", **said), hint("unit")
+        assert lab.fact(abs(start - before) < 16, "figures_start", **said), hint("unit")
         touched = 0.9 * size <= peak - start <= 1.6 * size + 8
         assert lab.fact(touched, "figures_peak", **said), hint("untouched")
         assert lab.fact(end - start <= 0.3 * size, "figures_end", **said), hint("kept")

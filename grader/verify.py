@@ -78,7 +78,7 @@ def verify(
         brokers: the brokers at hand; solutions are graded on all of them.
         full: everything on every broker, and every criterion of every wrong answer.
         sample: of each exercise the starter, one right answer, as many wrong ones as prove each
-            criterion once, drawn by the seed, and the solution's bonus criteria.
+            criterion once, and the solution's bonus criteria on one broker, drawn by the seed.
         ids: exercises to verify, all by default.
     """
     exercises = [find(id) for id in ids] or [find(folder.name) for folder in folders()]
@@ -132,6 +132,7 @@ def tasks_of(
     if draw:
         right, wrong = draw.sample(right, min(1, len(right))), sampled(wrong, exercise, draw)
         shown = tuple(c.id for c in exercise.criteria if c.bonus)
+        mine = tuple(draw.sample(mine, min(1, len(mine))))
     yield Task(f"solutions/{id}", exercise, SOLUTIONS / id, mine, shown, shines)
     for path in right:
         core = () if full else tuple(c.id for c in exercise.criteria if not c.bonus)

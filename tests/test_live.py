@@ -15,6 +15,7 @@ import requests
 from redis import Redis
 
 from grader.exercise import ROOT
+from grader.process import wait_until
 from grader.stack.live import SHOP
 
 ALONE = {"start_new_session": True, "text": True, "cwd": ROOT}
@@ -53,8 +54,9 @@ class Desk:
         for ledger in self.temp.glob("*/up-*/ledger.jsonl"):
             for line in ledger.read_text().splitlines():
                 pid = json.loads(line)["pid"]
-                if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie":
-                    found.add(pid)
+                with suppress(psutil.NoSuchProcess):
+                    if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                        found.add(pid)
         return found
 
 
@@ -188,7 +190,7 @@ def test_a_stack_whose_servers_died_is_gone(desk):
     desk.lab("up")
     for pid in desk.pids:
         psutil.Process(pid).kill()
-    psutil.wait_procs([psutil.Process(p) for p in desk.pids], 5)
+    wait_until(lambda: not desk.pids, 5, lambda: AssertionError("still alive"))
 
     assert desk.lab("status").returncode == 1
     assert desk.lab("up").returncode == 0

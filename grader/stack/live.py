@@ -48,8 +48,13 @@ class Live:
         }
 
     def processes(self) -> list[psutil.Process]:
-        """Return the living processes of the stack."""
-        return list(ledger_processes(self.folder / "ledger.jsonl"))
+        """Return the living processes of the stack; one that nobody has waited for yet is none."""
+        living = []
+        for process in ledger_processes(self.folder / "ledger.jsonl"):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    living.append(process)
+        return living
 
 
 def current() -> Live | None:

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from grader.exercise import find, folders
-from grader.verify import WRONG, cases, read_case, sampled, tasks_of
+from grader.verify import SAMPLE, WRONG, cases, read_case, sampled, tasks_of
 
 IDS = [folder.name for folder in folders()]
 
@@ -15,15 +15,16 @@ def fails(paths, exercise):
 
 
 @pytest.mark.parametrize("id", IDS)
-def test_a_sample_proves_every_criterion_that_has_a_wrong_answer(id):
-    """Whatever the seed, a criterion that wrong answers fail is failed by one in the sample."""
+def test_a_sample_proves_many_criteria(id):
+    """Whatever the seed, a sample is full or proves all; each of its answers proves a new one."""
     exercise = find(id)
     wrong = cases(WRONG / id)
 
     for seed in range(20):
-        assert fails(sampled(wrong, exercise, random.Random(seed)), exercise) == fails(
-            wrong, exercise
-        )
+        sample = sampled(wrong, exercise, random.Random(seed))
+        proven = fails(sample, exercise)
+        assert len(sample) == SAMPLE or proven == fails(wrong, exercise)
+        assert len(proven) >= len(sample) == len(set(sample))
 
 
 def test_a_seed_repeats_its_sample_and_others_draw_others():
@@ -31,7 +32,7 @@ def test_a_seed_repeats_its_sample_and_others_draw_others():
     exercise = find("1_2")
     wrong = cases(WRONG / "1_2")
 
-    drawn = [sampled(wrong, exercise, random.Random(seed)) for seed in range(60)]
+    drawn = [sampled(wrong, exercise, random.Random(seed)) for seed in range(99)]
 
     assert drawn[0] == sampled(wrong, exercise, random.Random(0))
     assert {path for sample in drawn for path in sample} == set(wrong)

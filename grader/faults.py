@@ -16,11 +16,10 @@ from typing import Any
 import psutil
 
 from grader.errors import LabFault
-from grader.process import wait_until
+from grader.process import lives, wait_until
 
 Faults = list[dict[str, Any]]
 DEATH_SECONDS = 10.0
-GONE = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 
 
 def kill_child(
@@ -124,7 +123,7 @@ def _stop(
     except psutil.NoSuchProcess:
         return
     fault = LabFault("not_frozen", pid=process.pid, seconds=f"{within:g}")
-    wait_until(lambda: _frozen(process) or not _lives(process), within, lambda: fault)
+    wait_until(lambda: _frozen(process) or not lives(process), within, lambda: fault)
     for child in _children(process):
         _stop(child, stopped, within)
 
@@ -132,7 +131,7 @@ def _stop(
 def _children(process: psutil.Process) -> Sequence[psutil.Process]:
     """Return the living children, the oldest first; none of a process that is gone."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        living = [child for child in process.children() if _lives(child)]
+        living = [child for child in process.children() if lives(child)]
         return sorted(living, key=lambda child: (child.create_time(), child.pid))
     return []
 
@@ -143,16 +142,10 @@ def _frozen(process: psutil.Process) -> bool:
     return False
 
 
-def _lives(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process.is_running() and process.status() not in GONE
-    return False
-
-
 def _await_death(process: psutil.Process) -> None:
     """Wait for a killed process to be dead: the kernel takes a moment, and more under load."""
     fault = LabFault("not_killed", pid=process.pid, seconds=f"{DEATH_SECONDS:g}")
-    wait_until(lambda: not _lives(process), DEATH_SECONDS, lambda: fault)
+    wait_until(lambda: not lives(process), DEATH_SECONDS, lambda: fault)
 
 
 def _strike(process: psutil.Process, number: signal.Signals, kind: str, faults: Faults) -> None:
@@ -167,7 +160,7 @@ def _strike(process: psutil.Process, number: signal.Signals, kind: str, faults: 
 def _signal(process: psutil.Process, number: signal.Signals) -> dict[str, float]:
     """Send a signal and return who got it; NoSuchProcess where nobody lives to get it."""
     identity = _identity(process)
-    if not _lives(process):
+    if not lives(process):
         raise psutil.NoSuchProcess(process.pid)
     process.send_signal(number)
     return identity

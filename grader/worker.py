@@ -11,7 +11,7 @@ import psutil
 
 from grader.errors import SubmissionFault, WorkerDied
 from grader.place import Place
-from grader.process import Child
+from grader.process import Child, lives
 from grader.sandbox import WRAPPERS
 
 # Gossip, mingle and heartbeats cost a second at start and tell the grader nothing.
@@ -80,13 +80,9 @@ class Worker:
 
         One that has ended and was not waited for yet is none.
         """
-        living = []
         with contextlib.suppress(psutil.Error):
-            for child in self.main.children():
-                with contextlib.suppress(psutil.Error):
-                    if child.status() != psutil.STATUS_ZOMBIE:
-                        living.append(child)
-        return living
+            return [child for child in self.main.children() if lives(child)]
+        return []
 
     def processes(self, count: int) -> list[psutil.Process]:
         """Return so many of the pool's children.

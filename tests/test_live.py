@@ -4,8 +4,6 @@ import json
 import os
 import shlex
 import socket
-import subprocess
-import sys
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
@@ -14,59 +12,35 @@ import pytest
 import requests
 from redis import Redis
 
-from grader.exercise import ROOT
-from grader.process import wait_until
+from grader.process import lives, wait_until
 from grader.stack.live import SHOP
 
-ALONE = {"start_new_session": True, "text": True, "cwd": ROOT}
+
+def exports(copy, *arguments):
+    """Return what `lab env` exports, read as a shell reads it."""
+    lines = copy.lab("env", *arguments).stdout.splitlines()
+    words = [shlex.split(line) for line in lines]
+    assert all(word[0] == "export" and len(word) == 2 for word in words)
+    return dict(word[1].split("=", 1) for word in words)
 
 
-class Desk:
-    """Calls of `lab` that share a temporary folder of their own."""
-
-    def __init__(self, temp: Path) -> None:
-        self.temp = temp
-        self.command = [sys.executable, "-m", "grader"]
-        self.env = {**os.environ, "TMPDIR": str(temp)}
-
-    def lab(self, *arguments):
-        done = subprocess.run(
-            [*self.command, *arguments], env=self.env, capture_output=True, timeout=90, **ALONE
-        )
-        assert "Traceback" not in done.stderr, done.stderr
-        return done
-
-    def start(self, *arguments):
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen([*self.command, *arguments], env=self.env, **pipes, **ALONE)
-
-    def exports(self, *arguments):
-        """Return what `lab env` exports, read as a shell reads it."""
-        lines = self.lab("env", *arguments).stdout.splitlines()
-        words = [shlex.split(line) for line in lines]
-        assert all(word[0] == "export" and len(word) == 2 for word in words)
-        return dict(word[1].split("=", 1) for word in words)
-
-    @property
-    def pids(self):
-        """The living processes that the stacks of this folder wrote into their ledgers."""
-        found = set()
-        for ledger in self.temp.glob("*/up-*/ledger.jsonl"):
-            for line in ledger.read_text().splitlines():
-                pid = json.loads(line)["pid"]
-                with suppress(psutil.NoSuchProcess):
-                    if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-                        found.add(pid)
-        return found
+def pids(copy):
+    """Return the living processes that the stacks of this copy wrote into their ledgers."""
+    found = set()
+    for ledger in copy.temp.glob("*/up-*/ledger.jsonl"):
+        for line in ledger.read_text().splitlines():
+            with suppress(psutil.NoSuchProcess):
+                process = psutil.Process(json.loads(line)["pid"])
+                found |= {process.pid} if lives(process) else set()
+    return found
 
 
 @pytest.fixture
-def desk(tmp_path):
-    """A temporary folder where nothing is up, and nothing is left up."""
-    made = Desk(tmp_path)
-    yield made
-    made.lab("down")
-    assert made.pids == set()
+def desk(copy):
+    """A copy of the project where nothing is up, and nothing is left up."""
+    yield copy
+    copy.lab("down")
+    assert pids(copy) == set()
 
 
 @contextmanager
@@ -87,6 +61,7 @@ def test_nothing_is_up(desk):
 
     assert (status.returncode, status.stdout) == (1, "Nothing is up. Start with: lab up\n")
     assert env.returncode == 2
+    assert not any("Traceback" in call.stderr for call in (status, env, down))
     assert "lab up" in env.stderr and env.stdout == ""
     assert (down.returncode, down.stdout) == (0, "Nothing was up.\n")
 
@@ -94,20 +69,21 @@ def test_nothing_is_up(desk):
 def test_redis_from_up_to_down(desk):
     """Redis answers at the exported URL, a second `up` keeps it, and `down` leaves nothing."""
     first = desk.lab("up")
-    before = desk.pids
+    before = pids(desk)
     second = desk.lab("up")
-    exports = desk.exports()
+    shown = exports(desk)
 
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
-    assert desk.pids == before != set()
-    assert set(exports) == {"CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"}
-    with closing(Redis.from_url(exports["CELERY_BROKER_URL"])) as server:
+    assert pids(desk) == before != set()
+    assert set(shown) == {"CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"}
+    with closing(Redis.from_url(shown["CELERY_BROKER_URL"])) as server:
         assert server.ping()
-    assert desk.lab("status").stdout.split() == ["redis", exports["CELERY_BROKER_URL"]]
-    assert desk.lab("env", "--broker", "rabbitmq").returncode == 2
+    assert desk.lab("status").stdout.split() == ["redis", shown["CELERY_BROKER_URL"]]
+    refused = desk.lab("env", "--broker", "rabbitmq")
+    assert refused.returncode == 2 and "Traceback" not in refused.stderr
 
     assert desk.lab("down").stdout == "Stopped.\n"
-    assert desk.pids == set()
+    assert pids(desk) == set()
     assert list(desk.temp.glob("*/up-*")) == []
 
 
@@ -125,8 +101,8 @@ def test_the_six_services(desk):
     """They answer at their variables, write the ledger that `up` names, and go with `down`."""
     with taken(8001, 8004):
         up = desk.lab("up", "--services")
-    exports = desk.exports()
-    urls = {name: exports[f"{name.upper()}_SERVICE_URL"] for name in SHOP}
+    shown = exports(desk)
+    urls = {name: shown[f"{name.upper()}_SERVICE_URL"] for name in SHOP}
 
     assert up.returncode == 0, up.stderr
     for name, url in urls.items():
@@ -147,7 +123,7 @@ def test_the_six_services(desk):
 def test_services_in_trouble(desk):
     """With --trouble 100 each request meets a fault, most of them more than a short delay."""
     desk.lab("up", "--services", "--trouble", "100")
-    url = desk.exports()["ANALYTICS_SERVICE_URL"]
+    url = exports(desk)["ANALYTICS_SERVICE_URL"]
     body = {"event_type": "seen", "data": {"order_id": "o-17"}}
 
     def well():
@@ -158,18 +134,19 @@ def test_services_in_trouble(desk):
             return False
 
     assert sum(well() for _ in range(15)) < 8
-    assert desk.lab("up", "--trouble", "101").returncode == 2
+    refused = desk.lab("up", "--trouble", "101")
+    assert refused.returncode == 2 and "Traceback" not in refused.stderr
 
 
 def test_services_beside_a_redis_that_is_up(desk):
     """`lab up --services` after `lab up` adds to what is there."""
     desk.lab("up")
-    redis = desk.exports()["CELERY_BROKER_URL"]
+    redis = exports(desk)["CELERY_BROKER_URL"]
     desk.lab("up", "--services")
 
-    exports = desk.exports()
-    assert exports["CELERY_BROKER_URL"] == redis
-    assert len(exports) == 2 + len(SHOP)
+    shown = exports(desk)
+    assert shown["CELERY_BROKER_URL"] == redis
+    assert len(shown) == 2 + len(SHOP)
 
 
 def test_rabbitmq_too(desk):
@@ -177,22 +154,22 @@ def test_rabbitmq_too(desk):
     up = desk.lab("up", "--rabbitmq")
     if up.returncode == 3 and os.environ.get("LAB_REQUIRE_RABBITMQ") != "1":
         pytest.skip("RabbitMQ is not installed")
-    exports = desk.exports()
+    shown = exports(desk)
 
     assert up.returncode == 0, up.stderr
-    assert exports["CELERY_BROKER_URL"].startswith("amqp://")
-    assert exports["CELERY_RESULT_BACKEND"].startswith("redis://")
-    assert desk.exports("--broker", "redis")["CELERY_BROKER_URL"].startswith("redis://")
+    assert shown["CELERY_BROKER_URL"].startswith("amqp://")
+    assert shown["CELERY_RESULT_BACKEND"].startswith("redis://")
+    assert exports(desk, "--broker", "redis")["CELERY_BROKER_URL"].startswith("redis://")
 
 
 def test_a_stack_whose_servers_died_is_gone(desk):
     """After its processes were ended from outside, `status` says so and `up` starts anew."""
     desk.lab("up")
-    for pid in desk.pids:
+    for pid in pids(desk):
         psutil.Process(pid).kill()
-    wait_until(lambda: not desk.pids, 5, lambda: AssertionError("still alive"))
+    wait_until(lambda: not pids(desk), 5, lambda: AssertionError("still alive"))
 
     assert desk.lab("status").returncode == 1
     assert desk.lab("up").returncode == 0
-    with closing(Redis.from_url(desk.exports()["CELERY_BROKER_URL"])) as server:
+    with closing(Redis.from_url(exports(desk)["CELERY_BROKER_URL"])) as server:
         assert server.ping()

@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from grader.errors import LabFault, NoBroker, UsageError
 from grader.home import Home, base, ledger_processes, remove
-from grader.process import kill, spawn, wait_until
+from grader.process import kill, lives, spawn, wait_until
 from grader.stack import redis
 
 USUAL_REDIS, USUAL_FLOWER, USUAL_SHOP = 6379, 5555, 8001
@@ -49,12 +49,7 @@ class Live:
 
     def processes(self) -> list[psutil.Process]:
         """Return the living processes of the stack; one that nobody has waited for yet is none."""
-        living = []
-        for process in ledger_processes(self.folder / "ledger.jsonl"):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if process.status() != psutil.STATUS_ZOMBIE:
-                    living.append(process)
-        return living
+        return [p for p in ledger_processes(self.folder / "ledger.jsonl") if lives(p)]
 
 
 def current() -> Live | None:

@@ -1,4 +1,4 @@
-"""A wrong answer that is another answer but for its mistake: case.toml holds only what differs.
+"""An answer that is another one but for a mistake, or a style: case.toml holds only what differs.
 
     base = "solutions/3_1"       the folder that it is a copy of, from the project's root
     [[changes]]
@@ -6,7 +6,7 @@
     old = "some lines"           text that stands in the file just once
     new = "other lines"
 
-So a mistake can be seen, and a base that is mended mends its variants. Files that lie beside
+So the difference can be seen, and a base that is mended mends its variants. Files that lie beside
 case.toml are added. The base's NOTES.md and case.toml are no part of an answer.
 """
 

@@ -7,6 +7,9 @@ Every folder is a submission like any other. A wrong answer holds case.toml:
     also = { other = "why" }     and these, for the reason given
     broker = "rabbitmq"          where the mistake shows only there (optional)
     base, changes                where it is another answer but for its mistake (see variant.py)
+
+A right answer needs none, unless it is another answer with a part done differently: then it holds
+`why`, `base` and `changes`.
 """
 
 from __future__ import annotations
@@ -137,8 +140,9 @@ def tasks_of(
         mine = tuple(draw.sample(mine, min(1, len(mine))))
     yield Task(f"solutions/{id}", exercise, SOLUTIONS / id, mine, shown, shines)
     for path in right:
+        whole = laid(path, case_of(path), scratch / "right" / id / path.name)
         core = () if full else tuple(c.id for c in exercise.criteria if not c.bonus)
-        yield Task(f"right/{id}/{path.name}", exercise, path, some, core, has_core)
+        yield Task(f"right/{id}/{path.name}", exercise, whole, some, core, has_core)
     for path in wrong:
         yield _wrong(exercise, path, some, full, scratch)
     yield Task(f"exercises/{id}", exercise, EXERCISES / id, some, (), starts_empty)
@@ -191,11 +195,7 @@ def lay_out(exercise: Exercise, to: Path) -> Iterator[Path]:
 
 def read_case(path: Path, exercise: Exercise) -> dict[str, Any]:
     """Read and check a wrong answer's case.toml; BadExercise names the file and the key."""
-    file = path / "case.toml"
-    try:
-        case = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise BadExercise("broken_toml", file=file, error=error) from None
+    file, case = path / "case.toml", case_of(path)
     if not case.get("fails") or not isinstance(case.get("why"), str):
         raise BadExercise("bad_key", file=file, key="fails / why", wanted="both filled in")
     if not isinstance(case.get("also", {}), dict):
@@ -204,6 +204,15 @@ def read_case(path: Path, exercise: Exercise) -> dict[str, Any]:
     for id in (*case["fails"], *case.get("also", {})):
         exercise.criterion(id)
     return case
+
+
+def case_of(path: Path) -> dict[str, Any]:
+    """Read a case.toml; where there is none, nothing is said."""
+    file = path / "case.toml"
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    except (OSError, ValueError) as error:
+        raise BadExercise("broken_toml", file=file, error=error) from None
 
 
 def shines(result: Result) -> list[str]:

@@ -1,4 +1,4 @@
-"""grader/variant.py: a wrong answer that is another answer but for its mistake."""
+"""grader/variant.py: an answer that is another one but for a mistake, or a style."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from grader import variant
 from grader.errors import BadExercise
 from grader.exercise import find
 from grader.variant import laid
-from grader.verify import WRONG, cases, read_case
+from grader.verify import RIGHT, WRONG, case_of, cases
 
 TEXT = "one\ntwo\ntwo\nthree\n"
 
@@ -81,13 +81,16 @@ def test_a_whole_answer_stays_where_it_is(tmp_path):
     assert laid(tmp_path, {"fails": ["x"]}, tmp_path / "laid") == tmp_path
 
 
+@pytest.mark.parametrize("folder", [WRONG, RIGHT], ids=["wrong", "right"])
 @pytest.mark.parametrize("id", sorted(path.name for path in WRONG.iterdir() if path.is_dir()))
-def test_every_variant_fits_its_base(id, tmp_path):
-    """Each wrong answer of the project can be laid out, and has the exercise's first file."""
+def test_every_variant_fits_its_base(id, folder, tmp_path):
+    """Each answer of the project can be laid out, and has the exercise's first file."""
     exercise = find(id)
-    for path in cases(WRONG / id):
-        whole = laid(path, read_case(path, exercise), tmp_path / path.name)
+    for path in cases(folder / id):
+        case = case_of(path)
+        whole = laid(path, case, tmp_path / path.name)
         assert any(whole.iterdir()), path
-        if "base" in read_case(path, exercise):
+        if "base" in case:
+            assert case["why"], path
             module = whole / exercise.module
             assert module.is_dir() or module.with_suffix(".py").is_file(), path

@@ -31,6 +31,7 @@ class SharedScheduler(Scheduler):
         self.store = entries.store()
         self.loaded, self.looked_at = False, 0.0
         self.skipping: set[str] = set()
+        self.unwritten: set[str] = set()
         self.fixed = {
             name: self._maybe_entry(name, entry)
             for name, entry in self.app.conf.beat_schedule.items()
@@ -58,10 +59,13 @@ class SharedScheduler(Scheduler):
         runs = self.store.runs({name: entry.last_run_at for name, entry in wanted.items()})
         changed = set(self.schedule) != set(wanted)
         for name, entry in wanted.items():
-            if name in self.schedule and entry.last_run_at > runs[name]:
-                self.store.ran(name, entry.last_run_at)  # Redis was away when we sent it
+            # Only what we did send: a run that another beat took has a time with us too, and two
+            # beats that wrote down each other's runs could both lose every claim from then on.
+            if name in self.unwritten and entry.last_run_at > runs[name]:
+                self.store.ran(name, entry.last_run_at)
             elif entry.last_run_at != runs[name]:
                 changed, entry.last_run_at = True, runs[name]
+        self.unwritten.clear()
         self.schedule = wanted
         self.loaded, self.looked_at = True, time.monotonic()
         if changed:
@@ -90,6 +94,7 @@ class SharedScheduler(Scheduler):
         except redis.RedisError as error:
             # The health check has to run exactly then. Twice is better than not at all.
             log.warning("Redis does not answer, sending %s all the same: %s", entry.name, error)
+            self.unwritten.add(entry.name)
             ours = True
         if not ours:
             self.loaded = False  # see what the other one did

@@ -69,6 +69,11 @@ class Order:
         return str(self.body["items"][0]["id"])
 
     @property
+    def amount(self) -> str:
+        """What stands for it where payment's validation names only the amount."""
+        return f"{self.sale.cents / 100:.2f}"
+
+    @property
     def results(self) -> list[dict[str, Any]]:
         """What each call of it returned, {} for one that returned no object."""
         replies = [call.reply for call in self.calls]
@@ -323,7 +328,7 @@ class Orders:
         return {
             ("user", "validate"): order.body["user_id"],
             ("inventory", "check"): order.item,
-            ("payment", "validate"): f"{order.sale.cents / 100:.2f}",
+            ("payment", "validate"): order.amount,
         }.get((trouble.service, trouble.route), order.id)
 
 

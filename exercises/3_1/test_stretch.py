@@ -7,7 +7,7 @@ import time
 from datetime import datetime
 
 from grader.check import check, hint
-from grader.orders import Orders
+from grader.fulfilment import works_of
 from grader.services.shop.trouble import status
 
 FAILURES, OPEN_SECONDS = 5, 10
@@ -15,11 +15,6 @@ FAILURES, OPEN_SECONDS = 5, 10
 GRACE = 0.5
 STEPS = ("process_payment", "update_inventory", "create_order_record")
 RATE, SPAN, ORDERS = 2, 2, 10
-
-
-def works_of(lab):
-    """Return the lab's orders."""
-    return lab.once("orders", lambda: Orders(lab))
 
 
 def completed(lab, works, orders):

@@ -1,0 +1,96 @@
+"""Killed children of exercise 3_1, and everything together: a random schedule of forty orders."""
+
+from __future__ import annotations
+
+from grader.check import check, named
+from grader.fulfilment import TIMEOUT, ends, works_of
+from grader.schedule import draw, shrink, text
+from grader.services.shop.trouble import kill
+
+# Where a child is killed: one request of each service.
+PLACES = (
+    ("user", "validate"),
+    ("payment", "process"),
+    ("inventory", "update"),
+    ("order", "create"),
+    ("notification", "send"),
+    ("analytics", "track"),
+)
+
+
+@check(after=(named("lost_charge_answer"), named("order_sent_again")), lane="kills")
+def test_killed_children(lab):
+    """A pool child killed while it waits for a service, at each of the six, does no harm."""
+    works = works_of(lab)
+    # A client that waits long enough to be found, however busy the machine is.
+    lab.restart_worker({"SERVICE_TIMEOUT": "30"})
+    orders = [works.order() for _ in PLACES]
+    for order, (service, route) in zip(orders, PLACES, strict=True):
+        subject = order.body["user_id"] if service == "user" else order.id
+        works.shop.script(service, route, subject, kill())
+
+    works.play(orders)
+
+    works.killed()
+    for order in orders:
+        assert ends(lab, works, order, "completed")
+
+
+@check(
+    after=(
+        test_killed_children,
+        named("duplicate_during_charge"),
+        named("flaky_compensation"),
+        named("all_charge_answers_lost"),
+        named("optional_calls"),
+        named("stock_gone"),
+        named("failed_validations"),
+        named("declined"),
+    ),
+    lane="kills",
+)
+def test_random_schedule(lab):
+    """Forty orders at once, with random faults and killed children: every invariant holds."""
+    works = works_of(lab)
+    plans = draw(lab.rng)
+
+    orders = play_schedule(works, plans)
+
+    if bad := works.breaches(orders):
+        plans, orders = smaller(works, plans, orders, bad)
+    said = {"seed": lab.seed, "schedule": text(plans) if len(plans) < 6 else f"{len(plans)} orders"}
+    for breach in works.breaches(orders)[:1]:
+        order = next(order for order in orders if order.id == breach.order)
+        said |= {"kind": breach.kind, "order": breach.order, "wanted": breach.expected}
+        said |= {"seen": breach.observed, "timeline": works.timeline(order)}
+        assert lab.fact(False, "schedule", **said)
+
+
+def smaller(works, plans, orders, bad):
+    """Return fewer plans and their orders, among which something is still wrong.
+
+    What was played is returned where nothing smaller goes wrong again.
+    """
+    ids = {breach.order for breach in bad}
+    suspects = [plan.number for plan, order in zip(plans, orders, strict=True) if order.id in ids]
+    shown = plans, orders
+
+    def fails(chosen):
+        nonlocal shown
+        again = play_schedule(works, chosen)
+        if broken := bool(works.breaches(again)):
+            shown = chosen, again
+        return broken
+
+    shrink(plans, suspects, fails, tries=4)
+    return shown
+
+
+def play_schedule(works, plans):
+    """Play a schedule and return its orders."""
+    orders = works.arrange(plans, slow=TIMEOUT + 0.5)
+    for plan, order in zip(plans, orders, strict=True):
+        for _ in range(1 + plan.twice):
+            works.send(order)
+    works.settle(orders)
+    return orders

@@ -184,10 +184,10 @@ def _wrong(
     return Task(f"wrong/{exercise.id}/{path.name}", exercise, whole, brokers, only, judge)
 
 
-def lay_out(exercise: Exercise, to: Path) -> Iterator[Path]:
-    """Write an exercise's wrong answers whole below `to`, to be graded by hand; yield each."""
-    for path in cases(WRONG / exercise.id):
-        whole = laid(path, read_case(path, exercise), to / path.name)
+def lay_out(exercise: Exercise, to: Path, answers: Path = WRONG) -> Iterator[Path]:
+    """Write an exercise's wrong (or right) answers whole below `to`; yield each."""
+    for path in cases(answers / exercise.id):
+        whole = laid(path, case_of(path), to / path.name)
         if whole == path:
             shutil.copytree(path, to / path.name)
         yield to / path.name

@@ -30,8 +30,8 @@ EXERCISE = find("1_2")
 def students(count: int, to: Path) -> None:
     """Write so many works below `to`, a folder each."""
     with tempfile.TemporaryDirectory() as temp:
-        wrong = sorted(lay_out(EXERCISE, Path(temp)))
-        right = [SOLUTIONS / EXERCISE.id, *sorted((RIGHT / EXERCISE.id).iterdir())]
+        wrong = sorted(lay_out(EXERCISE, Path(temp, "wrong")))
+        right = [SOLUTIONS / EXERCISE.id, *lay_out(EXERCISE, Path(temp, "right"), RIGHT)]
         answers = itertools.cycle(
             answer for pair in itertools.zip_longest(wrong, right * 9) for answer in pair if answer
         )

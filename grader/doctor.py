@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import shutil
 import sys
@@ -57,6 +58,8 @@ def _redis() -> Item:
     from grader.home import Home
     from grader.stack import redis
 
+    if url := os.environ.get("LAB_REDIS_URL"):
+        return _external("redis", url)
     binary = redis.system_binary() or redis.embedded_binary()
     if binary is None:
         return Item("bad", "redis", _say("none"), _package("redis-server", "redis"))
@@ -72,12 +75,34 @@ def _redis() -> Item:
 def _rabbitmq() -> Item:
     from grader.stack import rabbitmq
 
+    if url := os.environ.get("LAB_RABBITMQ_URL"):
+        return _external("rabbitmq", url)
     place = rabbitmq.find_installation()
     if place is None:
         return Item(
             "note", "rabbitmq", _say("no_rabbitmq"), _package("rabbitmq-server", "rabbitmq")
         )
     return Item("ok", "rabbitmq", Text.plain(str(place)))
+
+
+def _external(what: str, url: str) -> Item:
+    """Reach somebody's server as a run would, and give back what was taken of it."""
+    from grader.stack.provider import check_urls
+
+    variable = f"LAB_{what.upper()}_URL"
+    try:
+        check_urls()
+        if what == "redis":
+            from grader.stack.lease import Lease
+
+            Lease.take(url).close()
+        else:
+            from grader.stack import rabbitmq
+
+            rabbitmq.Namespace.open(rabbitmq.External(url)).close()
+    except LabError as error:
+        return Item("bad", what, error.text, f"unset {variable}")
+    return Item("ok", what, _say("external", variable=variable))
 
 
 def _isolation() -> Iterator[Item]:

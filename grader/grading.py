@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from grader.errors import BadSubmission
 from grader.exercise import Exercise
 from grader.extras import supply
-from grader.isolation import demand
+from grader.isolation import demand, described, isolated
 from grader.runner import grade
 from grader.sandbox import best
 from grader.session import as_they_end, choose_brokers, draw_seed, session
@@ -90,15 +91,35 @@ def _one(
     tell: Tell,
 ) -> Result:
     brokers, missing = choose_brokers(order.exercise, broker, live, required)
-    result = grade(
-        order.exercise,
-        work,
-        brokers,
-        live,
-        seed,
-        progress=lambda finding: tell(line(order.exercise, finding, lang)),
-    )
+    try:
+        result = grade(
+            order.exercise,
+            work,
+            brokers,
+            live,
+            seed,
+            progress=lambda finding: tell(line(order.exercise, finding, lang)),
+        )
+    except BadSubmission as error:
+        # The others' results stand; this one's document says why it has none.
+        return ungradable(order.exercise.id, str(order.path), seed, error.text)
     return replace(result, brokers_not_run=missing)
+
+
+def ungradable(exercise: str, shown: str, seed: int, note: Text) -> Result:
+    """Return the result of a submission that could not be graded, for the reason in `note`."""
+    box = best()
+    return Result(
+        exercise,
+        shown,
+        (),
+        seed,
+        (),
+        note=note,
+        refused=True,
+        isolation=described(box),
+        unsafe=not isolated(box),
+    )
 
 
 def line(exercise: Exercise, finding: Finding, lang: str) -> str:

@@ -49,7 +49,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--unsafe", action="store_true", help="with --lab-strict: grade all the same, and say so"
     )
     group.addoption(
-        "--require", action="append", default=[], help="fail where this broker is missing"
+        "--require",
+        action="append",
+        choices=["rabbitmq"],
+        default=[],
+        help="fail where this broker is missing",
     )
 
 

@@ -23,6 +23,7 @@ from grader.exercise import Exercise
 from grader.home import NO_SPACE, no_space
 
 LEFT_OUT = {
+    "__MACOSX",  # what macOS adds to an archive
     "__pycache__",
     ".git",
     ".venv",
@@ -222,7 +223,7 @@ def unpack(path: Path, to: Path, scale: int = 1) -> None:
         # The packages for archives raise errors of twenty kinds, down to zlib's own.
         if isinstance(error, OSError) and error.errno in (*NO_SPACE, errno.EACCES):
             raise
-        words = str(error).partition("\n")[0] or type(error).__name__
+        words = str(error).partition("\n")[0].rstrip(":") or type(error).__name__
         raise BadSubmission("archive_broken", path=path, error=words) from None
 
 

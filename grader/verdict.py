@@ -58,7 +58,7 @@ class Result:
 
     `brokers_not_run` names brokers that the exercise asks for and the machine lacks; `isolation`
     says what held the student's processes, `unsafe` that this was too little for marks; `note`
-    explains an ungradable submission; `remarks` are worth knowing and change no points, for example
+    explains an ungradable submission, `refused` that there was nothing to try; `remarks` are worth knowing and change no points, for example
     what this machine could not try. `scenes` are what was seen in each lab (grader/scene.py), for
     those who want to look; no report needs them.
     """
@@ -72,6 +72,7 @@ class Result:
     isolation: Text = NOTHING
     unsafe: bool = False
     note: Text = NOTHING
+    refused: bool = False
     remarks: tuple[Text, ...] = ()
     scenes: tuple[Mapping[str, Any], ...] = field(default=(), compare=False, repr=False)
     seconds: float = 0.0
@@ -111,8 +112,10 @@ class Result:
 
     @property
     def exit_status(self) -> int:
-        """0 every core point; 1 points missing; 3 the lab failed (product.md, Results)."""
+        """0 every core point; 1 points missing; 2 nothing to grade; 3 the lab failed."""
         if any(f.verdict is Verdict.UNKNOWN for f in self.findings):
             return 3
+        if self.refused:
+            return 2
         complete = bool(self.findings) and self.score == self.max_score
         return 0 if complete else 1

@@ -91,10 +91,11 @@ def test_an_empty_folder_is_a_wrong_call(copy, tmp_path):
     """An empty submission folder is told with the file that was wanted."""
     (tmp_path / "empty").mkdir()
 
-    status, _, said = grade(copy, tmp_path / "empty")
+    status, document, _ = grade(copy, tmp_path / "empty")
 
     assert status == 2
-    assert "greeting.py" in said
+    assert document["status"] == "ungradable"
+    assert "greeting.py" in document["note"]
 
 
 @pytest.mark.parametrize(

@@ -291,7 +291,10 @@ def test_a_picture_that_cannot_be_written_is_one_line(student, keep, tmp_path):
     """The story is told all the same; another file can be named."""
     keep("powers", scenes=[scene(history())])
 
-    assert "could not be written" in " ".join(explain("1_2", "--out", str(tmp_path)).split())
+    with pytest.raises(UsageError, match="can't be written"):
+        explain("1_2", "--out", str(tmp_path))
+    with pytest.raises(UsageError, match="no folder"):
+        explain("1_2", "--out", str(tmp_path / "none" / "own.svg"))
     explain("1_2", "--out", str(tmp_path / "own.svg"))
     assert ET.parse(tmp_path / "own.svg")
 

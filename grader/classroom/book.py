@@ -14,7 +14,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import Engine, Select, create_engine, event, func, select
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.orm import Session, defer
 
 from grader.classroom.roster import Person, Roster
@@ -102,9 +102,16 @@ class Book:
         self._engine.dispose()
 
     def add(self, row: Table) -> None:
-        """Add a row for good: when this returns, no crash can lose it."""
-        with Session(self._engine, expire_on_commit=False) as session, session.begin():
-            session.add(row)
+        """Add a row for good: when this returns, no crash can lose it.
+
+        Raises:
+            UsageError: the file can't be written.
+        """
+        try:
+            with Session(self._engine, expire_on_commit=False) as session, session.begin():
+                session.add(row)
+        except OperationalError as error:
+            raise UsageError("book_closed", path=self.path, error=error.orig) from None
 
     def enrol(self, roster: Roster) -> None:
         """Add the people of a roster; those who are in the book as they are stay."""

@@ -23,6 +23,7 @@ class Stray:
 
     path: Path
     key: str  # of the sentence that says why
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,14 @@ def collect(
         try:
             dated = _dated(work, ref, deadline)
             split = list(_split(dated, exercises, asked))
+            if not split:
+                strays.append(Stray(work.pieces[0].path, "stray_exercise"))
         except BadSubmission as error:
-            split = [replace(work, remark=error.text.render("en"))] if len(asked) == 1 else []
-            split = [replace(w, exercise=asked[0]) for w in split]
+            words = error.text.render("en")
+            split = [replace(work, remark=words, exercise=id) for id in asked] * (len(asked) == 1)
+            if not split:
+                strays.append(Stray(work.pieces[0].path, "stray_broken", words))
         works += [w.due(deadline) for w in split]
-        if not split:
-            strays.append(Stray(work.pieces[0].path, "stray_exercise"))
     works, older = _distinct(works)
     works.sort(key=lambda w: (w.student.casefold(), w.exercise))
     return Intake(tuple(works), (*strays, *older))
@@ -111,7 +114,8 @@ def _plain(paths: Iterable[Path]) -> Iterator[Work]:
     for path in paths:
         ending = next((e for e in ARCHIVES if path.name.lower().endswith(e)), "")
         name = path.name if path.is_dir() else path.name[: len(path.name) - len(ending)]
-        name = name.removeprefix(prefix) if path.name in clones else name
+        if path.name in clones:
+            name = name.removeprefix(prefix).removesuffix(".git")  # a bare one is called so
         yield Work(name or path.name, (Piece(path),))
 
 

@@ -18,10 +18,9 @@ from grader.classroom.tables import Attempt
 from grader.classroom.work import Work
 from grader.errors import BadSubmission
 from grader.exercise import Exercise
+from grader.grading import ungradable
 from grader.home import remove
-from grader.isolation import described, isolated
 from grader.runner import grade
-from grader.sandbox import best
 from grader.session import choose_brokers
 from grader.stack.provider import Stack
 from grader.submission import Submission
@@ -96,9 +95,7 @@ class Outcome:
     @classmethod
     def without(cls, exercise: str, shown: str, seed: int, note: Text, lab_fault: bool) -> Outcome:
         """Return the outcome of a grading that did not come about, for the reason in `note`."""
-        box = best()
-        held = {"isolation": described(box), "unsafe": not isolated(box)}
-        result = Result(exercise, shown, (), seed, (), note=note, **held)  # type: ignore[arg-type]
+        result = ungradable(exercise, shown, seed, note)
         return replace(cls.of(result, Path("none")), lab_fault=lab_fault)
 
     def packed(self) -> bytes:
@@ -150,7 +147,7 @@ def judge(
         )
     except BadSubmission as error:
         # Where the lab has put the work means nothing to its student.
-        fields = {**error.text.fields, "path": shown}
+        fields = {**error.text.fields, "path": Path(shown).name}
         note = Text(error.text.templates, fields)
         return Outcome.without(exercise.id, shown, seed, note, lab_fault=False)
     finally:

@@ -22,6 +22,7 @@ from grader.exercise import Exercise
 from grader.private import for_student
 from grader.report import render_documents
 from grader.report.document import Document, number, one_line
+from grader.words import Text
 
 CANVAS = ("Student", "ID", "SIS User ID", "SIS Login ID", "Section")
 MOODLE = ("Username", "ID number", "Email address", "First name", "Last name")
@@ -40,7 +41,7 @@ def write_feedback(
 ) -> Iterator[Path]:
     """Write JUnit XML, and Markdown and results.json a student, and yield each file's path."""
     documents = [d for seat in seats for d in _documents(book, seat, exercises, lang)]
-    yield put(to / "results.xml", render_documents(documents, "junit", lang, many=True))
+    yield put(to / "results.xml", render_documents(documents, "junit", lang, many=True, named=True))
     for seat in seats:
         mine = [for_student(d, lang) for d in _documents(book, seat, exercises, lang)]
         for form, ending in (("markdown", "md"), ("gradescope", "json")) if mine else ():
@@ -64,12 +65,21 @@ def _moodle(seats: Iterable[Seat], exercises: Sequence[Exercise]) -> Iterator[li
     yield [*MOODLE, *(e.id for e in exercises)]
     for seat in seats:
         row = {k.lower(): v for k, v in (seat.person.row if seat.person else {}).items()}
-        first, _, last = seat.name.rpartition(" ")
-        known = {"Username": seat.key, "First name": first or last, "Last name": last}
+        first, last = _two(seat.name)
+        known = {"Username": seat.key, "First name": first, "Last name": last}
         yield [
             *(row.get(column.lower()) or known.get(column, "") for column in MOODLE),
             *_scores(seat, exercises),
         ]
+
+
+def _two(name: str) -> tuple[str, str]:
+    """Return the first and the last name of "Jane Doe" or "Doe, Jane"."""
+    last, comma, first = name.partition(",")
+    if not comma:
+        first, _, last = name.rpartition(" ")
+        first, last = (first, last) if first else (last, "")
+    return first.strip(), last.strip()
 
 
 def _scores(seat: Seat, exercises: Iterable[Exercise]) -> Iterator[str]:
@@ -100,11 +110,14 @@ def _documents(
         standing = seat.standings.get(exercise.id)
         if standing and standing.attempt:
             found = unpack(book.evidence(standing.attempt.id))["documents"][lang]
-            yield {**found, "submission": one_line(seat.key), **_by_hand(standing)}
+            yield {**found, "submission": one_line(seat.key), **_by_hand(standing, found, lang)}
 
 
-def _by_hand(standing: Standing) -> dict[str, Any]:
+def _by_hand(standing: Standing, document: Document, lang: str) -> dict[str, Any]:
     """Return what an override changes in a document; the criteria keep their verdicts."""
-    if standing.override is None or standing.override.score is None:
+    by_hand = standing.override
+    if by_hand is None or by_hand.score is None:
         return {}
-    return {"score": number(standing.override.score)}
+    said = Text.of("note_override", by=one_line(by_hand.by), reason=one_line(by_hand.reason))
+    remarks = [*document["remarks"], said.render(lang)]
+    return {"score": number(by_hand.score), "remarks": remarks}

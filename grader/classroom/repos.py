@@ -20,9 +20,12 @@ MAX_COMMITS = 10_000
 
 
 def is_repository(folder: Path) -> bool:
-    """Whether the folder is a clone; a `.git` file or link, which may point anywhere, is not."""
+    """Whether the folder is a clone or bare; a `.git` that is a file or a link is neither."""
     git = folder / ".git"
-    return git.is_dir() and not git.is_symlink() and (git / "HEAD").is_file()
+    if git.is_dir() and not git.is_symlink() and (git / "HEAD").is_file():
+        return True
+    # "refs" can be empty, and is there all the same.
+    return (folder / "HEAD").is_file() and all((folder / n).is_dir() for n in ("objects", "refs"))
 
 
 def pick(

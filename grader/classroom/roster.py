@@ -10,12 +10,13 @@ from pathlib import Path
 from grader.errors import UsageError
 
 # The headers of Canvas (grade book export), Moodle (participants), GitHub Classroom and Gradescope
-# (rosters), and what people write themselves; small letters, the first that is there counts.
+# (rosters), and what people write themselves; small letters, the first that is filled in counts.
+# Canvas' "Student" is a name for people, so its login goes before.
 KEYS = (
+    "sis login id",
     "student",
     "username",
     "login",
-    "sis login id",
     "github_username",
     "identifier",
     "sid",
@@ -26,7 +27,9 @@ KEYS = (
 )
 NAMES = ("name", "full name", "student name", "student")
 FIRST, LAST = ("first name", "given name"), ("last name", "surname")
-GROUPS = ("group", "team", "section", "group name")
+GROUPS = ("group", "team", "group name", "groups")
+# Rows of Canvas' grade book that are nobody: the points of each assignment, and the test student.
+NOBODY = ("pointspossible", "student,test")
 
 
 @dataclass(frozen=True)
@@ -91,25 +94,28 @@ def read_roster(file: Path) -> Roster:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError("roster_broken", path=file, error=error) from None
     headers = {h.strip().lower(): h for h in (rows[0] if rows else {}) if h}
-    key = next((headers[k] for k in KEYS if k in headers), None)
-    if key is None:
+    keys = [headers[k] for k in KEYS if k in headers]
+    if not keys:
         wanted = ", ".join(KEYS)
         raise UsageError("roster_headers", path=file, found=", ".join(headers), wanted=wanted)
-    people = [_person(row, key, headers) for row in rows if (row[key] or "").strip()]
+    people = [person for row in rows if (person := _person(row, keys, headers))]
     twice = {p.key for p in people if [q.key for q in people].count(p.key) > 1}
     if twice:
         raise UsageError("roster_twice", path=file, students=", ".join(sorted(twice)))
     return Roster(people)
 
 
-def _person(row: dict[str, str | None], key: str, headers: dict[str, str]) -> Person:
+def _person(row: dict[str, str | None], keys: list[str], headers: dict[str, str]) -> Person | None:
     cells = {header: (row[header] or "").strip() for header in headers.values()}
 
     def cell(names: tuple[str, ...]) -> str:
         return next((cells[headers[n]] for n in names if n in headers), "")
 
     name = cell(NAMES) or f"{cell(FIRST)} {cell(LAST)}".strip()
-    return Person(cells[key], name or cells[key], cell(GROUPS), cells)
+    key = next((cells[k] for k in keys if cells[k]), name)
+    if not key or _plain(name) in NOBODY:
+        return None
+    return Person(key, name or key, cell(GROUPS), cells)
 
 
 def _plain(word: str) -> str:

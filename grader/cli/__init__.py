@@ -104,7 +104,10 @@ def group(ctx: click.Context) -> None:
 
 def main() -> None:
     """Run `lab`; every error that a user can meet ends in a sentence and an exit status."""
+    import traceback
+
     from grader.errors import LabError
+    from grader.words import Text
 
     try:
         sys.exit(group.main(prog_name="lab", standalone_mode=False) or 0)
@@ -119,6 +122,12 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
+    except Exception as error:
+        # A fault of ours must not look like a score: 1 says that points are missing.
+        traceback.print_exc()
+        words = Text.of("grader_error", error=f"{type(error).__name__}: {error}")
+        click.echo(f"lab: {words.render(language())}", err=True)
+        sys.exit(3)
 
 
 def language() -> str:

@@ -30,7 +30,9 @@ def override(path: Path, student: str, id: str, score: float | None, reason: str
         key = _known(book, student, id)
         top = next(row.max_score for row in book.attempts(key))
         if score is not None and not 0 <= score <= top:
-            raise UsageError("override_range", score=number(score), top=number(top))
+            raise UsageError("override_range", score=f"{score:g}", top=number(top))
+        if not reason.strip():
+            raise UsageError("override_reason")
         who = by or getpass.getuser()
         row = Override(
             student=student, exercise=id, score=score, reason=reason, by=who, at=datetime.now(UTC)

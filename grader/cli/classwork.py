@@ -55,7 +55,7 @@ def again(path: Path, options: dict[str, Any]) -> int:
         call = book.last_call()
         if call is None:
             raise UsageError("book_empty", path=path)
-        asked = options.pop("ids")
+        asked = [exercises.find(id).id for id in options.pop("ids")]
         reading = {**options, **call.options}
         with _found(Path(call.submissions), reading) as (intake, roster):
             works = tuple(w for w in intake.works if not asked or w.exercise in asked)
@@ -74,7 +74,10 @@ def _grade(book: Book, intake: Intake, roster: Roster, options: dict[str, Any]) 
     steps = grade_class(works, exercises, book, settings, _workforce(settings, book, options))
     counts = _follow(steps, len(works) * options["runs"], lang)
     keys = [Key(work.student, work.exercise) for work in works]
-    return _sum_up(list(book.standings(keys)), counts, book.path, lang) if keys else 0
+    if not keys:
+        echo("class_nothing", lang)
+        return 0
+    return _sum_up(list(book.standings(keys)), counts, book.path, lang)
 
 
 def _workforce(
@@ -119,9 +122,12 @@ def similar(path: Path, out: Path, least: float, lang: str | None) -> None:
         if call is None:
             raise UsageError("book_empty", path=path)
         with _found(Path(call.submissions), call.options) as (intake, _):
-            pairs = list(
-                write_copies(intake.works, offered(), least, lang, home.folder / "open", out)
-            )
+            try:
+                pairs = list(
+                    write_copies(intake.works, offered(), least, lang, home.folder / "open", out)
+                )
+            except OSError as error:
+                raise UsageError("cannot_write", path=out, error=error.strerror) from None
     for id, pair in pairs:
         names = f"{one_line(pair.one)}  {one_line(pair.other)}"
         click.echo(f"{id:<8}  {round(100 * pair.share):>3} %  {names}")
@@ -131,6 +137,8 @@ def similar(path: Path, out: Path, least: float, lang: str | None) -> None:
 def show_intake(submissions: Path, options: dict[str, Any]) -> None:
     """Print whose work is whose."""
     lang = options["lang"] or language()
+    for exercise in offered():
+        with_private(exercise, options["checks"])  # a mistake there shows before any grading
     with _found(submissions, options) as (intake, _):
         headers = ("intake_student", "intake_exercise", "intake_time", "intake_place")
         rows = table(*headers, lang=lang)
@@ -192,13 +200,16 @@ def _alone(path: Path) -> Iterator[None]:
         raise UsageError("book_folder", path=path)
     lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
     try:
-        with lock:
-            try:
-                yield
-            finally:
-                Path(lock.lock_file).unlink(missing_ok=True)
+        lock.acquire()
     except Timeout:
         raise UsageError("book_busy", path=path) from None
+    except OSError as error:
+        raise UsageError("book_closed", path=path, error=error.strerror) from None
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def _follow(steps: Iterator[Step], total: int, lang: str) -> dict[str, int]:
@@ -246,7 +257,8 @@ def _when(work: Work, lang: str) -> str:
 
 def _say_strays(intake: Intake, lang: str) -> None:
     for stray in intake.strays:
-        click.echo(Text.of(stray.key, path=one_line(str(stray.path))).render(lang), err=True)
+        said = Text.of(stray.key, path=one_line(str(stray.path)), error=one_line(stray.error))
+        click.echo(said.render(lang), err=True)
 
 
 def _tell(line: str) -> None:

@@ -168,14 +168,19 @@ def _draw(
 ) -> None:
     from grader import progress
     from grader.cli.plain import say, warn
+    from grader.errors import UsageError
     from grader.report.picture import draw
 
     file = out or progress.FOLDER / f"{exercise.id}.svg"
     text = draw(head, [f"{label}: {words}" for label, words in said], every, one, lang)
     click.echo()
+    if out and not out.absolute().parent.is_dir():
+        raise UsageError("no_out_folder", folder=out.absolute().parent)
     try:
         progress.put(file, text.encode("utf-8", "backslashreplace"))
     except OSError as error:
+        if out:
+            raise UsageError("cannot_write", path=out, error=error.strerror or error) from None
         warn(say("explain_no_picture", lang, file=file, error=error.strerror or error))
         return
     click.echo(say("explain_picture", lang, file=file))

@@ -92,9 +92,13 @@ def _language() -> str:
 
 
 def _is_folder(word: str) -> bool:
+    """Whether a word means a folder of works: neither an exercise's id nor its own folder."""
     from grader.exercise import EXERCISES
 
-    return not (EXERCISES / word).is_dir() and Path(word).is_dir()
+    own = {path.name for path in EXERCISES.iterdir()}
+    if word.rstrip("/") in own or Path(word).resolve().parent == EXERCISES.resolve():
+        return False
+    return Path(word).is_dir() or "/" in word
 
 
 def _orders(what: tuple[str, ...], submission: Path | None) -> list[tuple[str, Path]]:
@@ -105,12 +109,14 @@ def _orders(what: tuple[str, ...], submission: Path | None) -> list[tuple[str, P
     orders: list[tuple[str, Path]] = []
     for word in what:
         if _is_folder(word):
+            if not Path(word).is_dir():
+                raise UsageError("no_folder", folder=word)
             known = [f.name for f in exercise.folders() if (Path(word) / f.name).is_dir()]
             if not known:
                 raise UsageError("no_exercise_inside", folder=word)
             orders += [(id, Path(word) / id) for id in known]
         else:
-            found = exercise.find(Path(word).name if Path(word).is_dir() else word)
+            found = exercise.find(Path(word).resolve().name if Path(word).is_dir() else word)
             orders.append((found.id, submission or found.folder))
     return orders
 

@@ -84,7 +84,9 @@ def grading(function: Callable[..., Any]) -> Callable[..., Any]:
             is_flag=True,
             help="With --strict: grade all the same; the results say so.",
         ),
-        click.option("--seed", type=int, default=None, help="Repeat a run's inputs."),
+        click.option(
+            "--seed", type=click.IntRange(0, 2**53), default=None, help="Repeat a run's inputs."
+        ),
         click.option(
             "--lang",
             type=click.Choice(["en", "zh"]),

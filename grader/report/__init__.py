@@ -34,6 +34,7 @@ class Style:
     lang: str
     many: bool = False
     color: bool = False
+    named: bool = False  # say whose each result is, where a class has many of one exercise
 
     def say(self, key: str, **fields: object) -> str:
         """Return the sentence `report_<key>` in the reader's language."""
@@ -68,6 +69,7 @@ def render_documents(
     lang: str,
     many: bool = False,
     color: bool = False,
+    named: bool = False,
 ) -> str:
     """Return documents that `document` made, perhaps long ago, as text in that format.
 
@@ -78,7 +80,7 @@ def render_documents(
 
         raise UsageError("report_bad_format", format=format, formats=", ".join(FORMATS))
     module = importlib.import_module(f"grader.report.{_MODULES[format]}")
-    style = Style(lang, many or len(documents) != 1, color)
+    style = Style(lang, many or len(documents) != 1, color, named)
     return str(module.render(documents, style)).rstrip("\n") + "\n"
 
 

@@ -153,6 +153,9 @@ def points(entries: Iterable[Entry]) -> str:
 def score(document: Document, bonus: bool, style: Style) -> str:
     """Return a document's core or bonus points; without a criterion `not graded`, or no bonus."""
     listed = [e for e in document["criteria"] if e["bonus"] is bonus]
+    if not bonus and document["score"] != number(sum(e["points"] for e in listed)):
+        # Set by hand: the criteria keep their verdicts, and what counts is this.
+        return f"{document['score']}/{document['max_score']}"
     if listed:
         return points(listed)
     return "" if bonus else style.say("not_graded")

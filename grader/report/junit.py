@@ -32,21 +32,27 @@ def render(documents: Sequence[Document], style: Style) -> str:
 
 def _suites(document: Document, style: Style) -> list[ET.Element]:
     if document["note"]:
-        return [_ungradable(document)]
+        return [_ungradable(document, style)]
     return [_suite(document, broker, style) for broker in brokers(document)]
 
 
 def _suite(document: Document, broker: str, style: Style) -> ET.Element:
     entries = [e for e in document["criteria"] if e["broker"] == broker]
-    suite = _start(document, f"{document['exercise']}.{broker}")
+    suite = _start(document, _place(document, broker, style))
     suite.extend(_case(document, entry, style) for entry in entries)
     _count(suite, sum(float(e["seconds"]) for e in entries))
     return suite
 
 
-def _ungradable(document: Document) -> ET.Element:
-    suite = _start(document, document["exercise"])
-    case = ET.SubElement(suite, "testcase", classname=document["exercise"], name="submission")
+def _place(document: Document, broker: str, style: Style) -> str:
+    """Return the name of a suite and the class of its cases: servers tell cases apart by both."""
+    words = (document["submission"].replace(".", "_") * style.named, document["exercise"], broker)
+    return ".".join(word for word in words if word)
+
+
+def _ungradable(document: Document, style: Style) -> ET.Element:
+    suite = _start(document, _place(document, "", style))
+    case = ET.SubElement(suite, "testcase", classname=suite.get("name", ""), name="submission")
     case.set("time", _time(document["seconds"]))
     # Where the lab is to blame, an entry says so; otherwise it is the submission itself.
     lab = any(e["verdict"] == "unknown" for e in document["criteria"])
@@ -69,7 +75,7 @@ def _start(document: Document, name: str) -> ET.Element:
 
 def _case(document: Document, entry: Entry, style: Style) -> ET.Element:
     # The id is the name, so that a server's history of a test outlives a reworded title.
-    place = f"{document['exercise']}.{entry['broker']}"
+    place = _place(document, entry["broker"], style)
     case = ET.Element("testcase", classname=place, name=entry["id"], time=_time(entry["seconds"]))
     if entry["verdict"] != "passed":
         case.append(_problem(entry, style))

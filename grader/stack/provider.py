@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from grader.errors import LabFault, NoBroker
+from grader.errors import LabFault, NoBroker, UsageError
 from grader.home import Home
 from grader.stack import redis
 from grader.stack.lease import Lease
@@ -85,6 +86,8 @@ class Stack:
 
     def __init__(self, home: Home, choice: str = "") -> None:
         self.home, self.choice = home, choice
+        if self.allows("external"):
+            check_urls()
         self._node: Any = None
         self._fault: LabFault | None = None
         self._boot: threading.Thread | None = None
@@ -220,6 +223,20 @@ class Stack:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def check_urls() -> None:
+    """Look at the form of the URLs in the environment, before anything is started.
+
+    Raises:
+        UsageError: one is no URL of its server.
+    """
+    if (url := os.environ.get("LAB_REDIS_URL")) and not re.match(r"rediss?://[^/]", url):
+        raise UsageError("redis_bad_url", url=re.sub(r"//.*@", "//***@", url))
+    if url := os.environ.get("LAB_RABBITMQ_URL"):
+        from grader.stack import rabbitmq
+
+        rabbitmq.External(url)
 
 
 def _backend(store: Any) -> tuple[str, str]:

@@ -190,9 +190,12 @@ def test_numeric_strings(lab):
 def test_refuses_non_numbers(lab):
     """Whatever is not a finite number is a ValueError: None, text, lists, nan, inf."""
     good = lab.rng.randint(2, 99)
-    # Every value in every place: a mistake may be in one operation, and on one side of it.
-    both = [(op, value) for value in NOT_NUMBERS for op in (*OPERATORS, "power")]
-    bad = [row for op, value in both for row in ((op, value, good), (op, good, value))]
+    # A mistake may be in one operation, and on one side of it: these stand in every place.
+    most = [None, "", math.nan, lab.rng.choice((math.inf, -math.inf))]
+    places = [(op, side) for op in (*OPERATORS, "power") for side in (1, -1)]
+    drawn = [(*lab.rng.choice(places), value) for value in NOT_NUMBERS]
+    rows = drawn + [(*place, value) for place in places for value in most]
+    bad = [(op, *(value, good)[::side]) for op, side, value in rows]
 
     for call, wanted in compare(lab, [(("add", good, good), good * 2.0)], bad):
         odd = any(value in NOT_FINITE or value != value for value in call.args)

@@ -127,6 +127,8 @@ class Crew:
     ) -> Child:
         """Start a script of the submission (`"web.py", "--port", "8000"`), return its process.
 
+        It may be a module too (`"-m", "celery", ...`), or a text of Python (`"-c", "import app"`).
+
         Args:
             extra, closed: changes of its environment; see `Place.start`.
         """

@@ -102,6 +102,8 @@ def _message(arguments: Any) -> str:
     """Return the text str(exception) would give for these arguments."""
     if not isinstance(arguments, list):
         return str(arguments)
+    if not arguments:
+        return ""
     return str(arguments[0]) if len(arguments) == 1 else str(tuple(arguments))
 
 

@@ -50,7 +50,7 @@ def test_an_error_is_read_and_never_rebuilt():
     ("arguments", "text"),
     [
         (["one"], "one"),
-        ([], "()"),
+        ([], ""),
         (["a", 2], "('a', 2)"),
         ([["a"]], "['a']"),
         ("plain", "plain"),

@@ -16,9 +16,19 @@ PATIENCE, BOOT = 15, 5
 FLOWER_SECONDS = 30
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 URL = re.compile(r"\b([\w+]+)://(?:[^\s/@]*@)?(\[[\d:a-f]+\]|[\w.*-]*)", re.IGNORECASE)
-BROKER = re.compile(r"^(?:celery_)?broker(?:_read|_write)?_url\b.*$", re.IGNORECASE | re.MULTILINE)
+URLS = {"CELERY_BROKER_URL": "broker", "CELERY_RESULT_BACKEND": "backend"}
+# What a client of the app would use, said in lines that no banner looks like.
+TELL = """
+from app import app
+app.loader.import_default_modules()
+for url in (app.connection_for_read().as_uri(), app.connection_for_write().as_uri()):
+    print("\\nlab: broker", url)
+print("\\nlab: backend", app.backend.as_uri(), flush=True)
+"""
+TOLD = re.compile(r"^lab: (broker|backend) (.*)$", re.MULTILINE)
+# How far above its seconds the fastest of several calls may be, and how many calls there are.
+SLACK, TRIES = 0.5, 5
 ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-RESULTS = re.compile(r"^settings -> .*\bresults:(.*)$", re.MULTILINE)
 
 
 class Script:
@@ -83,27 +93,39 @@ def test_slow_hello(lab):
     """slow_hello answers after so many seconds, and takes fractions of one."""
     missing = lab.unregistered(["slow_hello"])
     assert lab.fact(not missing, "registered", missing=missing, found=lab.tasks)
-    seconds = round(lab.rng.uniform(0.35, 0.49), 2)
+    seconds = round(lab.rng.uniform(0.31, 0.36), 2)
 
     for call in lab.calls([("slow_hello", 0), ("slow_hello", seconds)], within=10):
         assert call == returns(GREETING)
 
+    long, short = runtimes(lab, call)
+    assert slow(lab, long >= seconds - 0.02, seconds, long), hint("fraction")
+    # Rounded up it is a whole second each time; a busy machine is late, but not in call after call.
+    for _ in range(TRIES - 1):
+        if short <= seconds + SLACK:
+            break
+        call = lab.call("slow_hello", seconds, within=10)
+        assert call == returns(GREETING)
+        short = runtimes(lab, call)[1]
+    assert slow(lab, short <= seconds + SLACK, seconds, short), hint("fraction")
+
+
+def slow(lab, holds, seconds, took):
+    """Note how long slow_hello took."""
+    return lab.fact(holds, "slow", seconds=seconds, took=f"{took:.2f}")
+
+
+def runtimes(lab, call):
+    """Return how many seconds a task took by the worker's own clock: from its first start, and run.
+
+    A task that retries itself runs several times. No clock is compared with another one's.
+    """
     assert lab.until(lambda: lab.history.events_of(call.id, "task-succeeded"))
-    took = runtime(lab, call.id)
-    said = {"seconds": seconds, "took": f"{took:.2f}"}
-    assert lab.fact(took >= seconds - 0.02, "slow", **said), hint("fraction")
-
-
-def runtime(lab, id):
-    """Return how many seconds a task took by the worker's own clock, from its first start."""
-    started = lab.history.events_of(id, "task-started")
-    ended = lab.history.events_of(id, "task-succeeded")
-    # A task that retries itself runs several times; between two events of one process no clock
-    # is compared with another.
-    return max(
-        ended[-1]["timestamp"] - started[0]["timestamp"] if started else 0,
-        float(ended[-1].get("runtime") or 0),
-    )
+    started = lab.history.events_of(call.id, "task-started")
+    ended = lab.history.events_of(call.id, "task-succeeded")[-1]
+    run = float(ended.get("runtime") or 0)
+    whole = ended["timestamp"] - started[0]["timestamp"] if started else 0
+    return max(whole, run), min(whole, run) if started else run
 
 
 @check(after=test_hello)
@@ -120,19 +142,27 @@ def test_ping(lab):
 @check(after=test_hello)
 def test_localhost(lab):
     """Without the two variables, broker and result backend are on localhost."""
-    nothing = {"CELERY_BROKER_URL": None, "CELERY_RESULT_BACKEND": None}
-    report = Script(lab, "-m", "celery", "-A", "app:app", "report", **nothing)
+    missing = [tuple(URLS), *((name,) for name in URLS)]
+    told = [Script(lab, "-c", TELL, **dict.fromkeys(names)) for names in missing]
 
-    code = report.end(within=30)
+    for names, script in zip(missing, told, strict=True):
+        code, without = script.end(within=30), " / ".join(names)
+        found = TOLD.findall(script.text)
+        said = {"without": without, "seen": script.shown}
+        assert lab.fact(code == 0 and found, "unset", **said), hint("required")
+        for name in names:
+            assert_on_localhost(lab, without, [uri for kind, uri in found if kind == URLS[name]])
 
-    results = RESULTS.findall(report.text)
-    assert lab.fact(code == 0 and results, "unset", seen=report.shown), hint("required")
-    brokers = [url for line in BROKER.findall(report.text) for url in URL.findall(line)]
-    backends = URL.findall(results[0]) if not results[0].startswith("disabled") else []
-    assert lab.fact(backends, "no_backend", seen=results[0]), hint("no_backend")
-    for scheme, host in brokers + backends:
+
+def assert_on_localhost(lab, without, uris):
+    """What the app uses instead of a variable that is not set is an address on localhost."""
+    seen = " ".join(uris)
+    backend = "disabled" not in seen and URL.findall(seen)
+    assert lab.fact(backend, "no_backend", without=without, seen=seen), hint("no_backend")
+    for scheme, host in URL.findall(seen):
         local = not host or host.lower() in LOCAL
-        assert lab.fact(local, "local", seen=f"{scheme}://{host}"), hint("host")
+        said = {"without": without, "seen": f"{scheme}://{host}"}
+        assert lab.fact(local, "local", **said), hint("host")
 
 
 @check(after=test_hello)
@@ -144,7 +174,8 @@ def test_script(lab):
         with lab.frozen(lab.worker.pool):
             script = Script(lab)
             lab.until(lambda: sent_by(lab) or not script.child.alive, within=PATIENCE)
-            lab.until(lambda: sent_id(lab, script) or not script.child.alive, within=1)
+            # Short, so that a script with little patience still has most of it left.
+            lab.until(lambda: sent_id(lab, script) or not script.child.alive, within=0.4)
         code = script.end()
 
     sent = sent_by(lab)
@@ -155,7 +186,7 @@ def test_script(lab):
     assert lab.fact(code == 0, "script_status", seen=script.shown)
     shown_id = sent_id(lab, script)
     assert lab.fact(shown_id, "script_id", ids=[m.id for m in right], seen=script.shown)
-    assert lab.finish([lab.adopt(shown_id, "hello_world")])[0] == returns(GREETING)
+    assert has_succeeded(lab, lab.adopt(shown_id, "hello_world"))
     assert lab.fact("SUCCESS" in script.text, "script_state", seen=script.shown), hint("too_early")
     assert lab.fact(GREETING in script.text, "script_result", seen=script.shown)
 
@@ -173,6 +204,14 @@ def sent_by(lab):
 def sent_id(lab, script):
     """Return the id of a published hello_world that the script has printed, "" if it has none."""
     return next((message.id for message in sent_by(lab) if message.id in script.text), "")
+
+
+def has_succeeded(lab, call):
+    """Whether the task returned the greeting; a script may have had the store forget it since."""
+    done = lab.history.events_of
+    lab.until(lambda: done(call.id, "task-succeeded") or not lab.publisher.fetch([call]))
+    lab.publisher.fetch([call])
+    return (call.reply is None and done(call.id, "task-succeeded")) or call == returns(GREETING)
 
 
 @check(after=test_ping)
@@ -209,6 +248,10 @@ class Failing:
     """`python app.py` where it can't succeed: nobody listens at the broker, or nobody works."""
 
     def __init__(self, lab):
+        good = Script(lab)
+        good.end()
+        # What it prints then too says nothing of what is wrong.
+        self.usual = {masked(line) for line in good.lines}
         lab.kill_worker()
         scheme = "redis" if lab.broker == "redis" else "amqp"
         nobody = f"{scheme}://127.0.0.1:{lab.free_port()}/"
@@ -227,15 +270,21 @@ def failing(lab):
 
 def assert_fails_clearly(lab, script):
     """The script ended in time, with a failure, and said why in a line of its own."""
+    usual = failing(lab).usual
     code = script.child.exit_code
     assert lab.fact(code is not None, "fails_late", seconds=PATIENCE, seen=script.shown), hint(
         "late"
     )
     assert lab.fact(code != 0, "fails_status", seen=script.shown), hint("status")
-    said = [line for line in script.lines if not only_an_id(line)]
+    said = [n for n in script.lines if not only_an_id(n) and masked(n) not in usual]
     no_traceback = not any(line.startswith("Traceback ") for line in script.lines)
     assert lab.fact(no_traceback and len(said) <= 3, "fails_line", seen=script.shown), hint("wall")
     assert lab.fact(said, "fails_silent", seen=script.shown), hint("silent")
+
+
+def masked(line):
+    """Return a line without what differs from run to run: ids and numbers."""
+    return re.sub(r"\d+", "0", ID.sub("id", line)).strip()
 
 
 def only_an_id(line):

@@ -32,9 +32,40 @@ def worker_health(project: Project) -> Complaint | None:
             if _script_asks(project, test)
             else said("containers_asks", "containers_asks_seen", "anybody", seen=test.shown)
         )
-    if UNKNOWN in name or ("$" in name and not test.shell):
-        return said("containers_asks", "containers_asks_seen", "unexpanded", seen=test.shown)
+    if mistake := _not_its_own(project, name, test.shell):
+        seen = test.shown.replace(UNKNOWN, "?")
+        return said("containers_asks", "containers_asks_seen", mistake, seen=seen)
     return None
+
+
+def _not_its_own(project: Project, names: str, shell: bool) -> str:
+    """Return the hint that fits where the names are not all the worker's own, "" where they are."""
+    for name in names.split(","):
+        if name in _own_names(project) or ("$" in name and shell and UNKNOWN not in name):
+            continue
+        # `inspect` takes a name as it is: only the worker itself expands %h.
+        return "unexpanded" if any(sign in name for sign in ("$", "%", UNKNOWN)) else "other_name"
+    return ""
+
+
+def _own_names(project: Project) -> set[str]:
+    """Return what the worker calls itself, as far as the files say it.
+
+    Without `hostname` a container is called by its id, which no file knows.
+    """
+    hosts = [text_of(project.services["worker"].get("hostname"))]
+    hosts.append(f"{hosts[0]}.{text_of(project.services['worker'].get('domainname'))}")
+    words = " ".join(command(project, "worker")).split()
+    given = re.search(r"(?:^| )(?:-n|--hostname)[ =]?[\"']?([^\s\"']+)", " ".join(words))
+    name = given[1] if given else "%h"
+    name = name if "@" in name else f"celery@{name}"
+    found = set()
+    for host in hosts:
+        short, _, domain = host.partition(".")
+        full = name.replace("%h", host).replace("%n", short).replace("%d", domain)
+        if host.strip(".") or not re.search("%[hnd]", name):
+            found.add(full.replace("%%", "%"))
+    return found
 
 
 def _worker_test(project: Project) -> Test:

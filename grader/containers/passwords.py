@@ -8,6 +8,7 @@ from typing import Any
 
 from grader.containers.complaint import Complaint
 from grader.containers.dockerfile import Dockerfile
+from grader.containers.dockerfile import words as exec_form
 from grader.containers.project import Project
 from grader.containers.variables import UNKNOWN, expand
 from grader.words import Text
@@ -16,9 +17,12 @@ from grader.words import Text
 SECRET_WORDS = {"PASS", "PASSWORD", "PASSWD", "PASSPHRASE", "PWD", "SECRET", "TOKEN", "COOKIE"}
 SECRET_NAMES = {"REDISCLI_AUTH", "FLOWER_BASIC_AUTH"}
 # Values that switch something; also a path of a file that holds the secret.
-NO_SECRET = re.compile(r"(?i)(true|false|yes|no|on|off|/.*)?")
+NO_SECRET = re.compile(r"(?i)(true|false|yes|no|on|off|0|1|/.*)?")
 IN_URL = re.compile(r"://[^\s/@:]*:([^\s/@]*)@")
 PAIR = re.compile(r"(\w+)=(\"[^\"]*\"|'[^']*'|\S*)")
+# Variables that a command sets for itself, as in `NAME=value program`.
+PREFIX = re.compile(r"(?:^|[\s;&|(\"'])(\w+)=(\"[^\"]*\"|'[^']*'|[^\s;&|]*)")
+COMMANDS = ("command", "entrypoint", "test", "RUN", "CMD", "ENTRYPOINT", "HEALTHCHECK")
 OPTION = re.compile(
     r"(?:--?requirepass|--masterauth|\brequirepass|\bmasterauth|--pass(?:word)?|--basic[-_]auth"
     r"|\bredis-cli\b[^|;&]*?\s-a)[\s=]+[\"']?(\S+)"
@@ -41,8 +45,10 @@ def _places(project: Project) -> Iterator[str]:
         for steps, key, value in _scalars(document.data, ()):
             if _is_password(key, value):
                 yield f"{shown}, {document.place(steps)}: {key}: {value}"
-    for _, file in project.built():
-        yield from _in_dockerfile(file)
+    for name, body in project.services.items():
+        # One that is not there is another rule's.
+        if body.get("build") and not project.unbuildable(name) and (f := project.dockerfile(name)):
+            yield from _in_dockerfile(f)
 
 
 def _scalars(value: Any, steps: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], str, str]]:
@@ -53,7 +59,7 @@ def _scalars(value: Any, steps: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ..
     elif isinstance(value, list):
         texts = [str(item) for item in value if not isinstance(item, dict | list)]
         if steps and steps[-1] in ("command", "entrypoint", "test"):
-            yield steps, str(steps[-1]), " ".join(texts)
+            yield steps, str(steps[-1]), joined(texts)
             return
         for place, item in enumerate(value):
             name, equals, text = str(item).partition("=")
@@ -65,6 +71,11 @@ def _scalars(value: Any, steps: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ..
         yield steps, str(steps[-1]) if steps else "", str(value)
 
 
+def joined(words: list[str]) -> str:
+    """Return the words of a command as one text; an empty one keeps its place."""
+    return " ".join(word or "''" for word in words)
+
+
 def _is_password(name: str, text: str) -> bool:
     """Whether a named text holds a password, its variables replaced by their defaults."""
     text = expand(text)
@@ -72,6 +83,9 @@ def _is_password(name: str, text: str) -> bool:
         return True
     if any(_literal(_secret_half(found)) for found in OPTION.findall(text)):
         return True
+    if name in COMMANDS:
+        given = [pair for pair in PREFIX.findall(text) if pair[0] not in COMMANDS]
+        return any(_is_password(key, value.strip("\"'")) for key, value in given)
     return _secret_name(name) and _literal(_secret_half(text)) and not NO_SECRET.fullmatch(text)
 
 
@@ -87,14 +101,20 @@ def _secret_name(name: str) -> bool:
 
 def _literal(text: str) -> bool:
     """Whether this is a word of the file itself: not a variable of Compose or of a shell."""
-    text = text.strip("\"'")
-    return bool(text) and UNKNOWN not in text and not text.startswith("$")
+    text = text.strip("\\\"'")
+    return bool(re.search(r"\w", text)) and UNKNOWN not in text and not text.startswith(("$", "`"))
 
 
 def _in_dockerfile(file: Dockerfile) -> Iterator[str]:
+    for key, value in file.arguments.items():
+        if _is_password(key, value):
+            yield f"Dockerfile: ARG {key}={value}"
     for stage in file.stages:
         for name, rest in stage.steps:
             if name not in ("ENV", "ARG"):
+                text = re.sub(r"^(?:--\S+\s+)*(?:CMD\s+)?", "", rest)
+                if _is_password(name, joined(found) if (found := exec_form(text)) else text):
+                    yield f"Dockerfile: {name} {rest}"
                 continue
             old_form = [(rest.partition(" ")[0], rest.partition(" ")[2])]
             for key, value in PAIR.findall(rest) or old_form:

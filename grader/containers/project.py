@@ -44,9 +44,27 @@ class Project:
         Raises:
             Broken: the service is built from a Dockerfile that is not there.
         """
-        file = self.dockerfile(name)
-        build = self.services.get(name, {}).get("build") or {}
+        file, build = self.dockerfile(name), self.build(name) or {}
         return file.last(instruction, expand(str(build.get("target") or ""))) if file else None
+
+    def build(self, name: str) -> dict[str, Any] | None:
+        """Return the `build` that a service's image comes from: its own, or another service's.
+
+        One service may build an image and name it, and the others use it by that name.
+        """
+        body = self.services.get(name, {})
+        image = _image(body)
+        others = [one for one in self.services.values() if one.get("build")]
+        same = (one["build"] for one in others if image and _image(one) == image)
+        return body.get("build") or next(same, None)
+
+    def unbuildable(self, name: str) -> bool:
+        """Whether a service is built from a Dockerfile that is not there."""
+        try:
+            self.dockerfile(name)
+        except Broken:
+            return True
+        return False
 
     def dockerfile(self, name: str) -> Dockerfile | None:
         """Return the Dockerfile that a service is built from, None if it is not built here.
@@ -54,7 +72,7 @@ class Project:
         Raises:
             Broken: the service is built from a Dockerfile that is not there.
         """
-        build = self.services.get(name, {}).get("build")
+        build = self.build(name)
         if not build:
             return None
         if inline := build.get("dockerfile_inline"):
@@ -65,10 +83,19 @@ class Project:
         return Dockerfile.parse(read_text(path, path.resolve().relative_to(self.root).as_posix()))
 
     def built(self) -> Iterator[tuple[str, Dockerfile]]:
-        """Yield each service that is built, with its Dockerfile."""
-        for name in self.services:
-            if (file := self.dockerfile(name)) is not None:
+        """Yield each service that is built itself, with its Dockerfile."""
+        for name, body in self.services.items():
+            if body.get("build") and (file := self.dockerfile(name)) is not None:
                 yield name, file
+
+
+def _image(body: Mapping[str, Any]) -> str:
+    """Return the name of a service's image with its tag, "" without one."""
+    name = str(body.get("image") or "")
+    known = expand(name)
+    # What only the environment knows is the same where the same is written.
+    name = name if UNKNOWN in known else known
+    return name if not name or ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 
 def text_of(value: Any, empty: str = "") -> str:

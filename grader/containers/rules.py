@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from grader.containers.command import command, init_of, shell_between
+from grader.containers.command import command, init_of, no_program, shell_between
 from grader.containers.complaint import Complaint, said
 from grader.containers.health import test_of
 from grader.containers.project import Project, text_of
@@ -24,6 +24,8 @@ SERVICES = ("redis", "rabbitmq", "worker", "flower")
 BROKERS = ("redis", "rabbitmq")
 PORTS = {"redis": (6379,), "rabbitmq": (5672, 15672), "flower": (5555,)}
 URLS = {"worker": ("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"), "flower": ("CELERY_BROKER_URL",)}
+# URLs of these that name no host mean localhost.
+SCHEMES = ("redis", "rediss", "amqp", "amqps", "pyamqp")
 GRACE_SECONDS = 60
 UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 TAG = re.compile(r"v?\d+([.\-_+].*)?")
@@ -69,27 +71,25 @@ def loopback(project: Project) -> Complaint | None:
 
 
 def published(project: Project, name: str) -> Iterator[tuple[set[int], str, str]]:
-    """Yield (port numbers on either side, address of the host, as written) for each entry."""
+    """Yield (the container's TCP ports, address of the host, as written) for each entry."""
     for entry in project.services[name].get("ports") or []:
         if isinstance(entry, dict):
-            sides = [text_of(entry.get("published")), text_of(entry.get("target"))]
+            target, protocol = text_of(entry.get("target")), text_of(entry.get("protocol"))
             ip = text_of(entry.get("host_ip"))
             shown = ", ".join(f"{key}: {value}" for key, value in entry.items())
         else:
             shown = str(entry)
-            ip, *sides = _short(text_of(entry))
-        yield {n for side in sides for n in _numbers(side)}, ip, shown
+            ip, target, protocol = _short(text_of(entry))
+        tcp = protocol.lower() in ("", "tcp")
+        yield set(_numbers(target) if tcp else ()), ip, shown
 
 
 def _short(text: str) -> tuple[str, str, str]:
-    """Return (address, published, target) of `[[IP:]HOST:]CONTAINER[/PROTOCOL]`."""
-    text = text.partition("/")[0]
+    """Return (address, target, protocol) of `[[IP:]HOST:]CONTAINER[/PROTOCOL]`."""
+    text, _, protocol = text.partition("/")
     left, _, target = text.rpartition(":")
-    if left.startswith("["):
-        ip, _, host = left[1:].partition("]")
-        return ip, host.lstrip(":"), target
-    ip, _, host = left.rpartition(":")
-    return ip, host, target
+    ip = left[1:].partition("]")[0] if left.startswith("[") else left.rpartition(":")[0]
+    return ip, target, protocol
 
 
 def _numbers(side: str) -> Iterable[int]:
@@ -153,13 +153,27 @@ def urls(project: Project) -> Complaint | None:
         if lacking:
             fields = {"service": name, "lacking": ", ".join(lacking)}
             return said("containers_urls", "containers_urls_seen", **fields)
-        shared = "host" in str(project.services[name].get("network_mode"))
+        mode = str(project.services[name].get("network_mode"))
+        shared = mode.startswith(("host", "service:", "container:"))
         for variable in variables:
-            host = host_of(given[variable])
-            if host in ("localhost", "127.0.0.1", "::1") and not shared:
+            host = itself(given[variable])
+            if host and not shared:
                 fields = {"service": name, "variable": variable, "host": host}
                 return said("containers_hosts", "containers_hosts_seen", "localhost", **fields)
     return None
+
+
+def itself(url: str) -> str:
+    """Return the host that a URL names where it is the very container, else ""."""
+    scheme, host = url.partition("://")[0], host_of(url)
+    place = url.partition("://")[2].rpartition("@")[2].partition("/")[0]
+    if not host and scheme in SCHEMES and UNKNOWN not in place:
+        return "localhost"  # so kombu reads it
+    try:
+        address = ipaddress.ip_address(host)
+        return host if address.is_loopback or address.is_unspecified else ""
+    except ValueError:
+        return host if host == "localhost" else ""
 
 
 def host_of(url: str) -> str:
@@ -187,7 +201,7 @@ def pinned(project: Project) -> Complaint | None:
 def images(project: Project) -> Iterator[tuple[str, str]]:
     """Yield (where it stands, image); what a service builds itself is named, not fetched."""
     for name, body in project.services.items():
-        if "image" in body and not body.get("build"):
+        if "image" in body and not project.build(name):
             yield name, expand(str(body["image"]))
     for name, file in project.built():
         given = (project.services[name].get("build") or {}).get("args") or {}
@@ -213,7 +227,10 @@ def no_shell(project: Project) -> Complaint | None:
     words = command(project, "worker")
     if not words:
         return said("containers_command", "containers_command_seen", "no_command")
-    build = project.services["worker"].get("build") or {}
+    if no_program(words):
+        seen = " ".join(words).replace(UNKNOWN, "?")
+        return said("containers_shell", "containers_exec_seen", "no_program", seen=seen)
+    build = project.build("worker") or {}
     folders = [Path(build["context"]), project.root] if build else [project.root]
     kept = [folder for folder in folders if folder.resolve().is_relative_to(project.root)]
     if shell := shell_between(words, kept):

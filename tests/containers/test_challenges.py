@@ -19,6 +19,9 @@ CHALLENGES = {
         '["CMD", "celery", "inspect", "ping", "-d", "celery@$$HOSTNAME"]',
     ),
     "asks nobody": ("worker_health", "inspect ping -d celery@$$HOSTNAME -t 5", "--version"),
+    "another name": ("worker_health", "celery@$$HOSTNAME", "celery@worker"),
+    "one of two names": ("worker_health", "celery@$$HOSTNAME", "celery@$$HOSTNAME,celery@other"),
+    "a format": ("worker_health", "celery@$$HOSTNAME", "celery@%h"),
     "unnamed": ("env_example", "${REDIS_PORT:-6379}", "${REDIS_PORT_2:-6379}"),
     "passed on": ("env_example", "RABBITMQ_DEFAULT_USER: ${RABBITMQ_USER:-lab}", "NEW:"),
     "no restart": ("restart", "    restart: unless-stopped\n    ports:", "    ports:"),
@@ -86,6 +89,29 @@ def test_a_variable_of_compose_is_no_name(tmp_path):
     found = complaints(load(tmp_path / "work"), BONUS)
     assert list(found) == ["worker_health", "env_example"]
     assert found["worker_health"].hint == "unexpanded"
+
+
+@pytest.mark.parametrize(
+    ("command", "body", "name"),
+    [
+        ("celery -A app worker", "hostname: box", "celery@box"),
+        ("celery -A app worker -n one@%h", "hostname: box.local", "one@box.local"),
+        ("celery -A app worker -n one@%n", "hostname: box.local", "one@box"),
+        ("celery -A app worker --hostname=one@two", "tty: true", "one@two"),
+        ("celery -A app worker -n one", "tty: true", "celery@one"),
+        ("sh -c 'exec celery -A app worker -n one@two'", "tty: true", "one@two"),
+        ("celery -A app worker -n ${NODE:?}", "tty: true", "celery@${NODE:?}"),
+        ("celery -A app worker", "hostname: ${BOX:-box}", "celery@box"),
+    ],
+)
+def test_a_name_of_the_workers_own_is_fine(make, command, body, name):
+    """The destination may be written out where the files say what the worker is called."""
+    check = f"healthcheck: {{test: [CMD, celery, -A, app, inspect, ping, -d, '{name}']}}"
+    text = changed("    command: celery -A app worker\n", f"    command: {command}\n    {body}\n")
+    text = changed("    init: true\n", f"    init: true\n    {check}\n", text)
+
+    assert challenges.worker_health(make(text)) is None
+    assert challenges.worker_health(make(text.replace(f"'{name}']", f"'{name}x']")))
 
 
 def test_an_example_is_needed(make):

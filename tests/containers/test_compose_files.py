@@ -78,6 +78,30 @@ GOOD = {
     "shell's variable": ("[CMD, redis-cli, ping]", "redis-cli -a $$REDIS_PASSWORD ping"),
     "extension fields": ("services:", "x-anything: {a: 1}\nservices:"),
     "profiles": ("init: true", "init: true\n    profiles: [a]"),
+    "options before a text": (
+        "celery -A app worker",
+        "[bash, -eo, pipefail, -c, exec celery worker]",
+    ),
+    "said before exec": (
+        "celery -A app worker",
+        'sh -c "echo starting celery worker && exec celery -A app worker"',
+    ),
+    "udp beside tcp": (REDIS_PORT, '["127.0.0.1:6379:6379", "127.0.0.1:6379:6379/udp"]'),
+    "switch by number": ("image: redis:7", "image: redis:7\n    environment: {EMPTY_PASSWORD: 1}"),
+    "no password": (
+        "image: redis:7",
+        "image: redis:7\n    command: [redis-server, --requirepass, '', --save, '60 1']",
+    ),
+    "password of a file": (
+        "image: redis:7",
+        "image: redis:7\n    command: sh -c 'redis-server --requirepass \"`cat /run/x`\"'",
+    ),
+    "check in a shell's text": ("[CMD, redis-cli, ping]", "sh -c 'redis-cli ping | grep PONG'"),
+    "check with branches": (
+        "[CMD, redis-cli, ping]",
+        "if redis-cli ping; then exit 0; else exit 1; fi",
+    ),
+    "rpc": ("redis://redis:6379/1", "rpc://"),
     "in place of Flower's own": (
         "    environment: *urls\n    depends_on: *healthy\n",
         "    extends: {service: worker}\n",
@@ -136,6 +160,23 @@ def test_the_image_says_the_command(make):
     assert complaints(make(changed("    command: celery -A app worker\n", ""))) == {}
 
 
+BUILT = "    build: .\n    command: celery -A app flower\n"
+
+
+@pytest.mark.parametrize("name", ["celery-lab", "celery-lab:1.0", "${LAB_IMAGE}"])
+def test_an_image_that_another_service_builds_counts_as_built(make, name):
+    """One service may build an image and name it, and another use it by that name."""
+    text = changed(BUILT, f"    image: {name}\n    command: celery -A app flower\n")
+    text = changed("    build: .\n", f"    build: .\n    image: {name}\n", text)
+    assert complaints(make(text)) == {}
+
+    text = changed(BUILT, f"    build: .\n    image: {name}\n    command: celery -A app flower\n")
+    text = changed(
+        "    build: .\n    command: celery -A app worker\n", f"    image: {name}\n", text
+    )
+    assert complaints(make(text)) == {}
+
+
 # Bad files
 
 
@@ -153,6 +194,13 @@ BAD = {
     "one too many": ("loopback", REDIS_PORT, '["127.0.0.1:6379:6379", "6380:6380"]'),
     "unpublished": ("loopback", REDIS_PORT, "[]"),
     "not the page": ("loopback", ', "127.0.0.1:15672:15672"', ""),
+    "sides swapped": ("loopback", REDIS_PORT, '["127.0.0.1:6379:16379"]'),
+    "udp": ("loopback", REDIS_PORT, '["127.0.0.1:6379:6379/udp"]'),
+    "udp in long form": (
+        "loopback",
+        REDIS_PORT,
+        "[{target: 6379, published: 6379, host_ip: 127.0.0.1, protocol: udp}]",
+    ),
     "host network": ("loopback", "image: redis:7", "image: redis:7\n    network_mode: host"),
     "no check": ("health", "    healthcheck: {test: [CMD, redis-cli, ping]}\n", ""),
     "no test": ("health", "{test: [CMD, redis-cli, ping]}", "{interval: 3s}"),
@@ -165,6 +213,13 @@ BAD = {
     "switched off": ("health", "{test: [CMD, redis-cli, ping]}", "{disable: true}"),
     "NONE": ("health", "[CMD, redis-cli, ping]", "[NONE]"),
     "without CMD": ("health", "[CMD, redis-cli, ping]", "[redis-cli, ping]"),
+    "or true in a text's shell": (
+        "health",
+        "[CMD, redis-cli, ping]",
+        "sh -c 'redis-cli ping || true'",
+    ),
+    "version": ("health", "[CMD, redis-cli, ping]", "[CMD, redis-cli, --version]"),
+    "words for a shell": ("health", "[CMD, redis-cli, ping]", "[CMD-SHELL, redis-cli, ping]"),
     "started": (
         "waits",
         "redis: {condition: service_healthy}",
@@ -174,6 +229,10 @@ BAD = {
     "one of two": ("waits", "      rabbitmq: {condition: service_healthy}\n", ""),
     "no backend": ("urls", "      CELERY_RESULT_BACKEND: redis://redis:6379/1\n", ""),
     "localhost": ("urls", "redis://redis:6379/0", "redis://localhost:6379/0"),
+    "no host": ("urls", "redis://redis:6379/0", "redis://"),
+    "no host, a database": ("urls", "redis://redis:6379/1", "redis://:${PW:?}@/1"),
+    "every address": ("urls", "redis://redis:6379/0", "redis://0.0.0.0:6379/0"),
+    "another loopback address": ("urls", "redis://redis:6379/0", "amqp://127.0.0.2//"),
     "guest": ("passwords", "redis://redis:6379/0", "amqp://guest:guest@rabbitmq"),
     "default": ("passwords", "redis://redis:6379/0", "redis://:${PW:-secret}@redis"),
     "nested default": ("passwords", "redis://redis:6379/0", "${URL:-redis://:x@redis}"),
@@ -194,6 +253,16 @@ BAD = {
         "image: redis:7\n    command: [redis-server, --requirepass, x]",
     ),
     "check's option": ("passwords", "[CMD, redis-cli, ping]", "[CMD, redis-cli, -a, x, ping]"),
+    "check's variable": (
+        "passwords",
+        "[CMD, redis-cli, ping]",
+        "REDISCLI_AUTH=hunter2 redis-cli ping",
+    ),
+    "variable in a shell": (
+        "passwords",
+        "[CMD, redis-cli, ping]",
+        "[CMD, sh, -c, 'REDISCLI_AUTH=hunter2 redis-cli ping']",
+    ),
     "flower's login": (
         "passwords",
         "celery -A app flower",
@@ -217,6 +286,12 @@ BAD = {
     "a pipe": ("no_shell", "celery -A app worker", "[sh, -c, exec celery worker | tee x]"),
     "exec of another": ("no_shell", "celery -A app worker", "[sh, -c, 'celery worker; exec true']"),
     "init, then sh": ("no_shell", "celery -A app worker", "[tini, --, sh, -c, celery worker]"),
+    "su": ("no_shell", "celery -A app worker", "su celery -c 'celery -A app worker'"),
+    "stdbuf, then bash": ("no_shell", "celery -A app worker", "[stdbuf, -oL, bash, -c, celery]"),
+    "timeout, then sh": ("no_shell", "celery -A app worker", "[timeout, 1d, sh, -c, celery]"),
+    "init with a value": ("no_shell", "celery -A app worker", "[tini, -p, A, --, sh, -c, celery]"),
+    "exec without a shell": ("no_shell", "celery -A app worker", "exec celery -A app worker"),
+    "a shell of a shell": ("no_shell", "celery -A app worker", "[sh, -c, exec bash -c 'celery']"),
     "59 s": ("grace", "stop_grace_period: 1m", "stop_grace_period: 59s"),
     "no grace": ("grace", "    stop_grace_period: 1m\n", ""),
     "no unit": ("grace", "stop_grace_period: 1m", "stop_grace_period: '60'"),

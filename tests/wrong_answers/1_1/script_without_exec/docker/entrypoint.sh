@@ -1,0 +1,2 @@
+#!/bin/sh -e
+celery -A app worker -l INFO

@@ -152,9 +152,9 @@ def test_jitter_differs(lab):
     assert lab.fact(not same, "other_draws", **said), hint("two_processes")
     same = shifted(first, third, enough)
     assert lab.fact(not same, "other_draws", **said), hint("two_starts")
-    # One after the other in a process: a seed that is the second at which it is, draws three or
-    # four numbers in all. A right answer has a change in every second pair at least; in less than
-    # one of eight it has so once in 10 ** 12 tries.
+    # Whoever seeds with the time in seconds draws one number for all calls of a second, a handful
+    # in three rows. Of two draws in a row at least every second one is another, on average: of 81
+    # pairs less than an eighth differ once in 10 ** 12 tries.
     pairs = sharp([pair for row in (first, second, third) for pair in itertools.pairwise(row)])
     changes = sum(not constant(pair) for pair in pairs)
     assert lab.fact(8 * changes >= len(pairs), "draws_in_a_row", **said), hint("in_a_row")

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -149,9 +149,14 @@ class Message:
 
     @property
     def planned_for(self) -> float | None:
-        """The ETA as an epoch time in seconds, or None for `now` (and for one that is no time)."""
+        """The ETA as an epoch time in seconds, or None for `now` (and for one that is no time).
+
+        One without an offset is in UTC: that is how Celery's worker reads it.
+        """
         with contextlib.suppress(ValueError, TypeError, OverflowError, OSError):
-            return datetime.fromisoformat(self.eta).timestamp() if self.eta else None
+            if self.eta:
+                due = datetime.fromisoformat(self.eta)
+                return (due if due.tzinfo else due.replace(tzinfo=UTC)).timestamp()
         return None
 
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from grader.services.http import Request, Step, delay, fail, ok
+from grader.services.http import Request, Step, delay, fail, ok, refuse
 from grader.trail import Trail, trail
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Job:
         """What the task is given, by its parameters' names."""
         given: dict[str, dict[str, Any]] = {
             "unreliable_task": {"key": self.key},
-            "exponential_backoff_task": {"data": [self.value, -0.5], "key": self.key},
+            "exponential_backoff_task": {"data": [self.value, -0.75], "key": self.key},
             "custom_retry_task": {"task_data": {"key": self.key, "note": [1, "a"]}},
             "fetch_url": {"url": self.service.address(self.key)},
         }
@@ -78,7 +78,7 @@ class Job:
         url = self.service.address(self.key)
         return {
             "unreliable_task": self.value,
-            "exponential_backoff_task": [self.value * 2, -1.0],
+            "exponential_backoff_task": [self.value * 2, -1.5],
             "custom_retry_task": {"value": self.value},
             "fetch_url": {"status_code": 200, "content_length": length, "url": url},
         }[self.function]
@@ -125,19 +125,29 @@ def _spend(lab: Lab) -> list[Job]:
 
     One that never gives up is let off after forty more requests.
     """
-    jobs = []
+    last = fail(503, times=40)
+    rows = [(function, (fail(500, times=LIMITS[function]), last)) for function in JOBS * 3]
+    return _exhaust(lab, rows, "site3", fail(500), last)
+
+
+def unheard(lab: Lab) -> list[Job]:
+    """Return a job of each task whose service never answers at all, the same ones each time."""
+    rows = [(function, (refuse(times=40),)) for function in JOBS]
+    return lab.once("unheard", lambda: _exhaust(lab, rows, "site5", refuse(), refuse(times=40)))
+
+
+def _exhaust(
+    lab: Lab, rows: Sequence[tuple[str, tuple[Step, ...]]], site: str, step: Step, last: Step
+) -> list[Job]:
+    """Exhaust job tasks as scripted, and the page's task on a site by `step` and at last `last`."""
     with lab.tapped():
-        for function in JOBS * 3:
-            first = fail(500, times=LIMITS[function])
-            jobs.append(Job(lab, function, first, fail(503, times=40)))
+        jobs = [Job(lab, function, *steps) for function, steps in rows]
         # A circuit breaker may open after five failures of a host in a row. So the third answer is
         # held back until another call has got a good one from the same host.
-        third = delay(1.5, fail(500))
-        steps = (fail(500, times=2), third, fail(500, times=2), fail(503, times=40))
-        page = Job(lab, PAGE, *steps, site="site3")
+        page = Job(lab, PAGE, step, step, delay(1.5, step), step, step, last, site=site)
         lab.until(lambda: len(page.requests) >= 3 or page.call.reply, within=PATIENCE)
-        finish(lab, [Job(lab, PAGE, site="site3")])
+        finish(lab, [Job(lab, PAGE, site=site)])
         finish(lab, [*jobs, page])
         # The last four failed in a row; the next check may fail four more times there.
-        finish(lab, [Job(lab, PAGE, site="site3")])
+        finish(lab, [Job(lab, PAGE, site=site)])
     return [*jobs, page]

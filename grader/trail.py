@@ -97,6 +97,11 @@ def answered_at(request: Request) -> float:
     return request.at + ((request.ended or request.began) - request.began)
 
 
+def constant(waits: Sequence[Wait]) -> bool:
+    """Whether all of the waits may be the same, give or take the rounding of the moments."""
+    return max(wait.low for wait in waits) <= min(wait.high for wait in waits) + 0.02
+
+
 def trail(
     call: Call, requests: Sequence[Request], messages: Sequence[Message], since: int = 0
 ) -> Trail:

@@ -50,6 +50,14 @@ def test_a_retry_without_an_eta_waits_not_at_all():
     assert wait == Wait(0, 0)
 
 
+def test_a_moment_without_an_offset_is_in_utc():
+    """`eta=datetime.utcnow() + ...` is sent as it is, and Celery's worker reads it as UTC."""
+    eta = datetime.fromtimestamp(START + 3, UTC).replace(tzinfo=None).isoformat()
+    row = Message("t", "a", "celery", "application/json", 1, eta, START + 1)
+
+    assert row.planned_for == START + 3
+
+
 def test_retries_are_paired_by_number():
     """Messages may be seen out of order, and a number that comes again was only put off."""
     rows = [message(2, 4, due=7), message(1, 1, due=3), message(2, 8, due=30)]

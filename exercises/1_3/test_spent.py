@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+from datetime import UTC, datetime
 
 from grader.check import check, hint, named
 from grader.clock import parse_offset_datetime
-from grader.job import JOBS, LIMITS, Job, finish, spent
+from grader.job import LIMITS, Job, finish, spent, unheard
 from grader.services.http import fail, refuse
+from grader.trail import answered_at
 
 DEAD_LETTERS = "retry_tasks:dead_letter"
 ONE_TASK = named("stays_one_task")  # in test_retries.py
@@ -46,16 +48,6 @@ def test_last_error(lab):
         assert lab.fact(not celerys, "own_error", **said), hint("celerys_error")
 
 
-def unheard(lab):
-    """Return jobs whose service never answers at all, the same ones each time."""
-
-    def make():
-        with lab.tapped():
-            return finish(lab, [Job(lab, function, refuse(times=40)) for function in JOBS])
-
-    return lab.once("unheard", make)
-
-
 def told(reply):
     """Return an error's text, with the last line of its traceback: what str() gave is there."""
     document = {}
@@ -68,8 +60,11 @@ def told(reply):
 @check(after=test_gives_up)
 def test_one_request_an_attempt(lab):
     """An attempt is one request: nothing else tries again behind the task's back."""
+    # Who publishes no retry at all counts by its requests, there and here.
+    publish = {job.function for job in spent(lab) if job.trail.retries}
     for job in [*spent(lab), *unheard(lab)]:
-        seen, wanted = len(job.requests), job.trail.attempts
+        seen, trail = len(job.requests), job.trail
+        wanted = 1 + len(trail.retries) if job.function in publish else trail.attempts
         said = {"call": job.call, "attempts": wanted, "seen": seen}
         assert lab.fact(seen == wanted, "one_request", **said)
 
@@ -77,10 +72,7 @@ def test_one_request_an_attempt(lab):
 @check(after=test_gives_up)
 def test_dead_letter(lab):
     """When its retries are spent, custom_retry_task appends one complete dead letter."""
-    jobs = [job for job in spent(lab) if job.function == "custom_retry_task"]
-    # And one that met no answer at all in the end.
-    jobs.append(Job(lab, "custom_retry_task", fail(times=3), refuse(times=40)))
-    for job in finish(lab, jobs):
+    for job in [*customs(spent(lab)), *more_customs(lab)]:
         lab.until(lambda job=job: letters(lab, job), within=2)
         found = letters(lab, job)
         assert lab.fact(found, "letter_there", call=job.call, seen=strangers(lab)), hint("missing")
@@ -88,7 +80,7 @@ def test_dead_letter(lab):
         wanted = {
             "task_id": call.id,
             "task": call.task,
-            "args": list(call.args),
+            "args": [job.arguments["task_data"]],
             "attempts": 4,
         }
         for field, value in wanted.items():
@@ -97,12 +89,41 @@ def test_dead_letter(lab):
         error = letter.get("error")
         good = isinstance(error, str) and error.strip()
         assert lab.fact(good, "letter_error", seen=error)
-        assert lab.fact(has_offset(letter.get("at")), "letter_time", seen=letter.get("at"))
+        said = {"seen": letter.get("at")}
+        assert lab.fact(moment(letter.get("at")), "letter_time", **said)
+        # An offset that is not that of the clock which was read makes hours of difference.
+        failed = answered_at(job.requests[-1])
+        right = abs(moment(letter["at"]).timestamp() - failed) < 600
+        said["failed"] = datetime.fromtimestamp(failed, UTC).isoformat(timespec="seconds")
+        assert lab.fact(right, "letter_moment", **said), hint("moment")
+
+
+def more_customs(lab):
+    """Return two more calls with spent retries: at last one got no answer, one was by keyword.
+
+    Not of a task that does not try that again, which is a mistake of its own.
+    """
+    with lab.tapped():
+        jobs = [Job(lab, "custom_retry_task", fail(times=40), named=True)]
+        if all(job.trail.retries for job in customs(unheard(lab))):
+            jobs.append(Job(lab, "custom_retry_task", fail(times=3), refuse(times=40)))
+        finish(lab, jobs)
+    return [job for job in jobs if job.trail.attempts == LIMITS[job.function] + 1]
+
+
+def customs(jobs):
+    """Return those that are calls of custom_retry_task."""
+    return [job for job in jobs if job.function == "custom_retry_task"]
 
 
 def letters(lab, job):
+    """Return the dead letters of one job."""
+    return letters_of(lab, job.call)
+
+
+def letters_of(lab, call):
     """Return the dead letters of one call."""
-    return [row for row in all_letters(lab) if row.get("task_id") == job.call.id]
+    return [row for row in all_letters(lab) if row.get("task_id") == call.id]
 
 
 def all_letters(lab):
@@ -120,25 +141,35 @@ def strangers(lab):
     return f"{len(all_letters(lab))} JSON objects, {lab.backend.type(DEAD_LETTERS).decode()}"
 
 
-def has_offset(text):
-    """Whether this is ISO 8601 with an offset."""
+def moment(text):
+    """Return the time that ISO 8601 with an offset tells, None for anything else."""
     with contextlib.suppress(ValueError):
-        return bool(parse_offset_datetime(text))
-    return False
+        return parse_offset_datetime(text)
+    return None
 
 
 @check(after=test_dead_letter)
 def test_dead_letter_once(lab):
     """A dead letter is written once a task, and never for one that still succeeds."""
-    dead = [job for job in spent(lab) if job.function == "custom_retry_task"]
-    saved = [Job(lab, "custom_retry_task", fail(times=n)) for n in (1, 3)]
-    finish(lab, saved)
-    finish(lab, [Job(lab, "custom_retry_task")])  # what is still being written has time to come
+    with lab.tapped():
+        saved = [Job(lab, "custom_retry_task", fail(times=n)) for n in (1, 3)]
+        keyless = lab.send("custom_retry_task", {"note": 1})
+        finish(lab, saved)
+        lab.finish([keyless])
+        # What is still being written has time to come.
+        finish(lab, [Job(lab, "custom_retry_task")])
 
-    for job in dead:
+    for job in customs(spent(lab)):
         seen = len(letters(lab, job))
         assert lab.fact(seen == 1, "letter_once", call=job.call, seen=seen), hint("twice")
     for job in saved:
         seen = len(letters(lab, job))
         said = {"call": job.call, "ending": job.ending, "seen": seen}
         assert lab.fact(seen == 0, "letter_early", **said), hint("too_early")
+    # How it fails without a key is left open, and whether that is tried again.
+    calls = [keyless] if lab.history.published(keyless.id) < 4 else []
+    others = [*spent(lab), *unheard(lab)]
+    calls += [job.call for job in others if job.function != "custom_retry_task"]
+    for call in calls:
+        seen = len(letters_of(lab, call))
+        assert lab.fact(seen == 0, "letter_unspent", call=call, seen=seen), hint("unspent")

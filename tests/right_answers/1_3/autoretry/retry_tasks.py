@@ -111,7 +111,8 @@ def exponential(data, key):
 class Buried(Talkative):
     def on_failure(self, exc, task_id, args, kwargs, einfo):
         if isinstance(exc, TryAgain):
-            row = {"task_id": task_id, "task": self.name, "args": list(args), "error": repr(exc)}
+            row = {"task_id": task_id, "task": self.name, "error": repr(exc)}
+            row["args"] = [*args, *kwargs.values()]
             row["attempts"] = self.request.retries + 1
             row["at"] = datetime.now(UTC).astimezone().isoformat()
             store = redis.Redis.from_url(os.environ["CELERY_RESULT_BACKEND"])

@@ -87,7 +87,7 @@ def fetch_url(url):
                 error.after = max(0, mktime_tz(date) - time.time())
         raise error
     answer.raise_for_status()
-    return {"status_code": 200, "content_length": len(answer.content), "url": url}
+    return {"status_code": answer.status_code, "content_length": len(answer.content), "url": url}
 
 
 @app.task(max_retries=5, wait_for=staticmethod(lambda retries, error: 2**retries))

@@ -89,7 +89,11 @@ def fetch_url(self, url):
     except (ServiceError, *BROKEN) as error:
         again(self, error, wait)
     response.raise_for_status()
-    return {"status_code": 200, "content_length": len(response.content), "url": url}
+    return {
+        "status_code": response.status_code,
+        "content_length": len(response.content),
+        "url": url,
+    }
 
 
 def is_number(value):

@@ -89,7 +89,7 @@ def fetch_url(self, url):
         again(self, error, wait)
     response.raise_for_status()
     size = int(response.headers["Content-Length"])
-    return {"status_code": 200, "content_length": size, "url": url}
+    return {"status_code": response.status_code, "content_length": size, "url": url}
 
 
 def is_number(value):

@@ -44,6 +44,11 @@ def fact(holds: bool, expected: Text, observed: Text) -> bool:
     return holds
 
 
+def foreign(module: str) -> bool:
+    """Whether an error's class is of the submission or of a library that it works with."""
+    return module.partition(".")[0] not in ("builtins", *MACHINERY)
+
+
 class Expectation(ABC):
     """Equal to what satisfies it, and to nothing else."""
 
@@ -113,11 +118,8 @@ class fails_with(Expectation):
         return (
             reply is not None
             and reply.failed
-            and (reply.error_type in self.names or self._foreign(reply.error_module))
+            and (reply.error_type in self.names or foreign(reply.error_module))
         )
-
-    def _foreign(self, module: str) -> bool:
-        return module.partition(".")[0] not in ("builtins", *MACHINERY)
 
     def wanted(self, seen: Call) -> Text:
         return Text.of("wanted_error", call=seen, error=" / ".join(self.names))

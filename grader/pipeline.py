@@ -257,6 +257,9 @@ class Pipelines:
                 db.execute(f"CREATE TABLE loaded_records ({TABLE}, CHECK (id <> '{id}'))")
             new = not self.target.exists()
             self.target.write_bytes(copy.read_bytes())
+        # A killed worker leaves its log behind; whoever opens the file next would play it back.
+        for ending in ("-wal", "-shm", "-journal"):
+            self.target.with_name(self.target.name + ending).unlink(missing_ok=True)
         if new:
             self.target.chmod(0o666)
 

@@ -102,14 +102,22 @@ class Publisher:
         waiting = [call for call in calls if call.reply is None]
         if not waiting:
             return []
-        # No template: a key prefix may have braces of its own.
-        head, _, rest = self.result_key.rpartition("{}")
-        stored = self.backend.mget([f"{head}{call.id}{rest}" for call in waiting])
+        stored = self.backend.mget([self._key(call.id) for call in waiting])
         for call, raw in zip(waiting, stored, strict=True):
             reply = Reply.parse(cast(bytes, raw)) if raw else None
             if reply and reply.final:
                 call.reply = reply
         return [call for call in waiting if call.reply is None]
+
+    def state(self, id: str) -> str:
+        """Return the state that is stored for a task, as Celery tells it."""
+        raw = self.backend.get(self._key(id))
+        return Reply.parse(cast(bytes, raw)).state if raw else "PENDING"
+
+    def _key(self, id: str) -> str:
+        # No template: a key prefix may have braces of its own.
+        head, _, rest = self.result_key.rpartition("{}")
+        return f"{head}{id}{rest}"
 
     def wait(self, calls: Sequence[Call], within: float, give_up: Callable[[], bool]) -> bool:
         """Wait until every call has its final reply.

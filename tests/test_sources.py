@@ -12,10 +12,16 @@ import pytest
 import requests
 
 from grader.errors import LabFault
-from grader.pipeline import assert_patience
+from grader.pipeline import PATIENCE_SECONDS, assert_patience
 from grader.process import wait_until
-from grader.services.http import HttpService, hold, ok
-from grader.services.sources import Pages, write_corrupt_database, write_csv, write_database
+from grader.services.http import HttpService, Request, delay, hold, ok
+from grader.services.sources import (
+    SLOW_SECONDS,
+    Pages,
+    write_corrupt_database,
+    write_csv,
+    write_database,
+)
 from grader.steps import Step, ancestors, matched, quiet, spans, steps
 
 RECORDS = [(n, n / 2) for n in range(12)]
@@ -126,6 +132,15 @@ def test_a_held_page_comes_when_it_is_released(service):
 
         assert answer.result(10).status_code == 200
     assert 0 < held < 10
+
+
+def test_a_slow_page_comes_late():
+    """A slow page is answered as the others are, but so many seconds later."""
+    request = Request(0.0, "GET", "/jobs/a?page=2", "a", {})
+    swift, slow = Pages(RECORDS, size=5)(request), Pages(RECORDS, size=5, slow=2)(request)
+
+    assert slow == delay(SLOW_SECONDS, swift) != swift
+    assert SLOW_SECONDS < PATIENCE_SECONDS
 
 
 def test_a_held_answer_notes_a_client_that_leaves(service):

@@ -9,6 +9,7 @@ import itertools
 from collections import Counter
 
 from grader.check import check, hint, named
+from grader.expect import foreign
 from grader.outcome import (
     LOOK,
     STAGES,
@@ -55,6 +56,8 @@ def test_delivers_everything(lab):
     works.finish([applied])
     works.settle()
     assert_complete(lab, works, applied)
+    told_of = len(works.notices()) - applied.notes
+    assert lab.fact(told_of == 1, "applied_noticed", seen=told_of), hint("notices")
 
 
 @check(after=test_delivers_everything)
@@ -65,7 +68,9 @@ def test_one_and_fifty_sources(lab):
     one = works.start([works.csv()])
     fifty = works.start([works.database(works.records(2)) for _ in range(50)])
 
-    finished(lab, works, one, fifty)
+    finished(lab, works, one)
+    assert lab.fact(fifty.id and not fifty.error, "started", seen=fifty.error), hint("fifty")
+    finished(lab, works, fifty)
 
 
 @check(after=READS)
@@ -85,11 +90,21 @@ def test_refuses_sources(lab):
     if not refused:
         run = works.start(unknown)
         works.finish([run])
+        works.settle()  # its other source may still be under way
         seen = run.error or told(run.call)
-        # A ChordError quotes what was raised; a bare KeyError is no word on the type.
-        named = "ValueError" in seen or ("ChordError" in seen and "KeyError" not in seen)
-        refused = named and kind in seen
+        refused = names_type(run, seen) and kind in seen
     assert lab.fact(refused, "unknown_type", type=kind, seen=seen), hint("type")
+
+
+def names_type(run, seen):
+    """Whether this is a ValueError, or something that quotes one.
+
+    A ChordError quotes what was raised; a bare KeyError is no word on the type. Of a class of the
+    submission's own the result does not say whether it is derived from ValueError.
+    """
+    reply = run.call.reply
+    own = bool(reply and reply.failed) and foreign(reply.error_module)
+    return own or "ValueError" in seen or ("ChordError" in seen and "KeyError" not in seen)
 
 
 @check(after=test_delivers_everything)
@@ -206,6 +221,7 @@ def test_runs_do_not_mix(lab):
 
     runs = [works.start(sources) for sources in (shared, others, shared)]
     works.finish(runs)
+    works.settle()
 
     for run in runs:
         assert_succeeded(lab, run)
@@ -224,3 +240,6 @@ def test_runs_do_not_mix(lab):
     totals = sorted(str(run.result.get("total_loaded")) for run in runs)
     said = {"wanted": sorted(str(w.total()) for w in wanted), "seen": totals}
     assert lab.fact(totals == said["wanted"], "apart_told", **said)
+    notices = works.notices()[runs[0].notes :]
+    said["seen"] = sorted(str(notice.get("total_loaded")) for notice in notices)
+    assert lab.fact(said["seen"] == said["wanted"], "apart_noticed", **said), hint("noticed")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from uuid import UUID
 
 from grader.check import check, hint, named
-from grader.outcome import LOOK, told, transformed, waiting, works_of
+from grader.outcome import LOOK, failed, told, transformed, waiting, works_of
 from grader.pipeline import assert_patience
-from grader.services.http import hold, ok
+from grader.services.http import fail, hold, ok
 
 SOON = 4.0  # seconds: less than a submission must be patient for
 DELIVERS = named("delivers_everything")  # in the other file
@@ -49,26 +50,49 @@ def test_progress(lab):
     look()
 
     assert_progress(lab, seen, told(run.call))
+    assert_progress_of_failures(lab, works, watcher)
+    for unknown in ("no-such-workflow", str(UUID(int=lab.rng.getrandbits(128), version=4))):
+        answer = watcher.call("workflow_progress", unknown)
+        refused = answer.raised("ValueError")
+        said = {"seen": answer.error or answer.value}
+        assert lab.fact(refused, "progress_unknown", **said), hint("unknown")
+
+
+def assert_progress_of_failures(lab, works, watcher):
+    """Of a workflow that failed at its beginning, and of one that failed at its very end."""
     gone = works.database()
     (lab.data / f"{gone['name']}.db").unlink()
-    run = works.start([gone, works.database()])
-    works.finish([run])
-    now = progress(lab, watcher, run.id)
-    bad = now["state"] == "FAILURE" and now["failed"] >= 1 and now["percent"] < 100
-    assert lab.fact(bad, "progress_failed", seen=now), hint("failed")
-    answer = watcher.call("workflow_progress", "no-such-workflow")
-    refused = answer.raised("ValueError")
-    assert lab.fact(refused, "progress_unknown", seen=answer.error or answer.value), hint("unknown")
+    early = works.start([gone, works.database()])
+    works.finish([early])
+    works.settle()  # its notification is answered
+    lab.http["notify"].script("outcome", then=fail(503))
+    late = works.start([works.database(), works.csv()])
+    lab.until(lambda: works.notices()[late.notes :], LOOK)
+    before = progress(lab, watcher, late.id)
+    works.finish([late])
+    works.settle()
+    lab.http["notify"].script("outcome", then=ok())
+    for run in (early, late):
+        now = progress(lab, watcher, run.id)
+        bad = now["state"] == "FAILURE" and now["failed"] >= 1 and now["percent"] < 100
+        # Whether an outcome that nobody takes fails the workflow is judged elsewhere.
+        bad = bad or (run is late and not failed(run))
+        assert lab.fact(bad, "progress_failed", seen=now), hint("failed")
+    said = {"seen": [before["percent"], now["percent"]]}
+    assert lab.fact(before["percent"] <= now["percent"], "progress_falls", **said), hint("falls")
 
 
 def progress(lab, watcher, id):
     """Ask another process how far a workflow is; its answer has the five keys."""
+    before = lab.publisher.state(id)
     answer = watcher.call("workflow_progress", id)
     row = answer.value if isinstance(answer.value, dict) else {}
     numbers = [row.get(key) for key in ("total", "completed", "failed", "percent")]
     whole = all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers)
     shaped = isinstance(row.get("state"), str) and whole
     assert lab.fact(shaped, "progress_shape", seen=answer.error or answer.value), hint("shape")
+    same = before != lab.publisher.state(id) or row["state"] == before
+    assert lab.fact(same, "progress_state", wanted=before, seen=row["state"]), hint("state")
     return row
 
 

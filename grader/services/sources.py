@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from grader.services.script import Step, answer, fail, hold
+from grader.services.script import Step, answer, delay, fail, hold
 from grader.services.wire import Request
 
 Record = tuple[Any, Any]
 # The bytes that an SQLite file starts with; behind them comes what no database holds.
 HEADER = b"SQLite format 3\x00"
+# How long a slow page takes: below what a submission must wait for (pipeline.PATIENCE_SECONDS).
+SLOW_SECONDS = 4.0
 
 
 def write_database(path: Path, records: Sequence[Record]) -> None:
@@ -68,6 +70,7 @@ class Pages:
         query: what must stand in the query beside the page; anything else is a 400.
         broken: the page that is answered with 500, None for none.
         held: the page that is held back until `release()` (or that never comes), None for none.
+        slow: the page that is answered SLOW_SECONDS later each time, None for none.
     """
 
     records: Sequence[Record]
@@ -75,6 +78,7 @@ class Pages:
     query: dict[str, str] = field(default_factory=dict)
     broken: int | None = None
     held: int | None = None
+    slow: int | None = None
     _free: threading.Event = field(default_factory=threading.Event)
     _asked: float = 0.0
 
@@ -101,6 +105,8 @@ class Pages:
         if int(page) == self.broken:
             return fail(500)
         step = answer(200, self._page(int(page)))
+        if int(page) == self.slow:
+            return delay(SLOW_SECONDS, step)
         if int(page) != self.held:
             return step
         self._asked = self._asked or time.monotonic()

@@ -37,11 +37,11 @@ class Client:
     Args:
         place: where it runs.
         limit: seconds that the import and each request may take.
-        extra: variables for its environment beside the usual ones.
+        extra: variables for its environment beside the usual ones; None takes one away.
     """
 
     def __init__(
-        self, place: Place, limit: float = 20.0, extra: Mapping[str, str] | None = None
+        self, place: Place, limit: float = 20.0, extra: Mapping[str, str | None] | None = None
     ) -> None:
         self.module, self.limit = place.module, limit
         self.child = place.start("client", [place.module], extra, stdin=True, stdout=True)

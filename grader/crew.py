@@ -109,11 +109,11 @@ class Crew:
         """
         return self.publisher.send(HAIL, self.queue(HAIL), (), {}, BOOT_SECONDS)
 
-    def start_client(self, extra: Mapping[str, str] | None = None) -> Client:
+    def start_client(self, extra: Mapping[str, str | None] | None = None) -> Client:
         """Start a client process of the submission; it imports the module at once.
 
         Args:
-            extra: variables for its environment beside the usual ones.
+            extra: variables for its environment beside the usual ones; None takes one away.
         """
         client = Client(self.place, extra=extra)
         self._closers.callback(client.end)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from grader.errors import LabFault
@@ -22,6 +21,7 @@ from grader.history import Call
 from grader.invariants import Breach, Sale, breaches
 from grader.ledger import Exchange, exchanges, timeline
 from grader.links import children, connected
+from grader.order import Order, put_off
 from grader.process import wait_until
 from grader.schedule import Plan
 from grader.services.shop.trouble import fault_named
@@ -39,56 +39,11 @@ WELL_SECONDS = 0.4
 # Celery takes up to 10 s to see that a process of its pool is gone.
 STALL_SECONDS = 15.0
 LONGEST = 120.0
+# As long as long waits of compensations are to come: nothing bounds these from above.
+LONGEST_OF_ALL = 480.0
 LOOK_SECONDS = 0.05
 ENDED = {"task-succeeded", "task-failed", "task-revoked"}
 HOLDER_SECONDS = 20.0
-
-
-@dataclass(eq=False)
-class Order:
-    """An order, how it was placed and what came of it.
-
-    Attributes:
-        body: what process_order gets.
-        sale: what the invariants know of it.
-        calls: one for each time it was sent.
-    """
-
-    body: dict[str, Any]
-    sale: Sale
-    calls: list[Call] = field(default_factory=list)
-
-    @property
-    def id(self) -> str:
-        """The order's id."""
-        return self.sale.id
-
-    @property
-    def item(self) -> str:
-        """Its first item."""
-        return str(self.body["items"][0]["id"])
-
-    @property
-    def amount(self) -> str:
-        """What stands for it where payment's validation names only the amount."""
-        return f"{self.sale.cents / 100:.2f}"
-
-    @property
-    def results(self) -> list[dict[str, Any]]:
-        """What each call of it returned, {} for one that returned no object."""
-        replies = [call.reply for call in self.calls]
-        found = [reply.result if reply and reply.succeeded else None for reply in replies]
-        return [result if isinstance(result, dict) else {} for result in found]
-
-    @property
-    def told(self) -> list[str]:
-        """What came of each call, in short words."""
-        return [words_of(call) for call in self.calls]
-
-    @property
-    def status(self) -> str:
-        """The status that the first call returned, "" if none."""
-        return str(self.results[0].get("status", "")) if self.calls else ""
 
 
 class Orders:
@@ -149,10 +104,13 @@ class Orders:
         return Order(body, Sale(id, cents, pieces, tuple(map(str, aliases))))
 
     def _cents(self) -> int:
-        """Draw an amount that no other order has and that binary floats can't hold."""
+        """Draw an amount that no other order has and that binary floats can't hold.
+
+        A hundred times it is whole all the same: what is not is told by an order of its own.
+        """
         while True:
             cents = self.lab.rng.randint(1001, 99999)
-            if cents % 25 and cents not in self._used:
+            if cents % 25 and cents / 100 * 100 == cents and cents not in self._used:
                 self._used.add(cents)
                 return cents
 
@@ -177,18 +135,19 @@ class Orders:
 
         That is: every call has its result, every invariant holds and nobody works; or nothing has
         happened for QUIET_SECONDS and no task is under way; or, where a task never ended, for
-        STALL_SECONDS; or `cap` seconds are over.
+        STALL_SECONDS; or `cap` seconds are over. The last two don't count while something is
+        missing and a task that was put off for long is soon to come.
         """
         calls = [call for order in orders for call in order.calls]
         self._changed = time.monotonic()
-        deadline = self._changed + cap
+        deadline, last = self._changed + cap, self._changed + max(cap, LONGEST_OF_ALL)
 
         def over() -> bool:
             if not any(worker.alive for worker in self.lab._workers):
                 raise self.lab.worker.death()
-            quiet, ended = self.quiet_for(), self.ended(calls)
-            if quiet > STALL_SECONDS or time.monotonic() > deadline:
-                return True
+            quiet, ended, now = self.quiet_for(), self.ended(calls), time.monotonic()
+            if quiet > STALL_SECONDS or now > deadline:
+                return now > last or not self._to_come(orders, calls)
             if ended and quiet > WELL_SECONDS and not self.lab.publisher.fetch(calls):
                 return quiet > QUIET_SECONDS or not self.breaches(orders)
             return ended and quiet > QUIET_SECONDS
@@ -211,13 +170,25 @@ class Orders:
 
         A task that replaced itself keeps its id, and ends when what replaced it does.
         """
+        last = self._last()
+        heard = all(call.reply or call.id in last for call in calls)
+        return heard and all(kind in ENDED for kind in last.values())
+
+    def _last(self) -> dict[str, str]:
+        """Return the kind of the last event of each task."""
         last: dict[str, str] = {}
         for event in tuple(self.lab.history.events):
             kind, id = str(event.get("type")), str(event.get("uuid"))
             if kind == "task-received" or (kind.startswith("task-") and last.get(id) not in ENDED):
                 last[id] = kind
-        heard = all(call.reply or call.id in last for call in calls)
-        return heard and all(kind in ENDED for kind in last.values())
+        return last
+
+    def _to_come(self, orders: Sequence[Order], calls: Sequence[Call]) -> bool:
+        """Whether something is missing that a task may still bring which was put off for long."""
+        if not self.lab.publisher.fetch(calls) and not self.breaches(orders):
+            return False
+        ended = {id for id, kind in self._last().items() if kind in ENDED}
+        return put_off(tuple(self.lab.history.events), self.lab.worker.speed, ended)
 
     # Reading
 
@@ -320,25 +291,21 @@ class Orders:
         )
         for trouble in plan.troubles:
             faults = [f for name in trouble.faults for f in fault_named(name, slow)]
-            self.shop.script(trouble.service, trouble.route, self._subject(order, trouble), *faults)
+            self.shop.script(
+                trouble.service,
+                trouble.route,
+                self.subject(order, trouble.service, trouble.route),
+                *faults,
+            )
         return order
 
-    def _subject(self, order: Order, trouble: Any) -> str:
+    def subject(self, order: Order, service: str, route: str) -> str:
         """Return what stands for the order in the requests of a route."""
         return {
             ("user", "validate"): order.body["user_id"],
             ("inventory", "check"): order.item,
             ("payment", "validate"): order.amount,
-        }.get((trouble.service, trouble.route), order.id)
-
-
-def words_of(call: Call) -> str:
-    """Return what came of a call, in short words."""
-    if call.reply is None:
-        return "no result"
-    if call.reply.failed:
-        return f"{call.reply.error_type}: {call.reply.error_message[:200]}"
-    return str(call.reply.result)[:300]
+        }.get((service, route), str(order.id))
 
 
 def wait_for(ready: Callable[[], bool]) -> bool:

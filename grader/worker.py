@@ -48,7 +48,7 @@ class Worker:
         arguments = [f"{speed:g}", "-A", f"{place.module}:app", "worker", *QUIET, "-l", "INFO"]
         arguments += ["-P", pool, "-c", str(concurrency), "-n", f"{name}@lab", *options]
         arguments += ["-E"] if events else []
-        self.started_at = time.monotonic()
+        self.started_at, self.speed = time.monotonic(), speed
         self.child: Child = place.start("worker", arguments, extra)
 
     @property

@@ -21,6 +21,7 @@ from grader.ledger import Ledger, exchanges, timeline
 from grader.links import children, connected
 from grader.process import wait_until
 from grader.services.shop import Shop
+from grader.services.shop.desk import place
 from grader.services.shop.trouble import (
     fault_named,
     flap,
@@ -250,6 +251,25 @@ def test_a_port_that_is_taken_is_the_labs_fault():
     """A shop on a taken port says so."""
     with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(LabFault):
         Shop(ports={"user": other.getsockname()[1]})
+
+
+@pytest.mark.parametrize(
+    ("service", "path", "data", "subject"),
+    [
+        ("inventory", "/check", {"items": ITEMS}, "tea"),
+        ("inventory", "/check", {"items": ITEMS, "order_id": "o1"}, "tea"),
+        ("inventory", "/check", {"items": None, "order_id": "o1"}, "o1"),
+        ("payment", "/validate", {"method": "paypal", "amount": 12}, "12.00"),
+        ("payment", "/validate", CHARGE, "12.30"),
+        ("payment", "/validate", {"method": "paypal"}, ""),
+        ("payment", "/process", CHARGE, "o1"),
+        ("user", "/users/anna/validate", {"order_id": "o1"}, "anna"),
+        ("notification", "/send", {"data": {"order_id": "o1"}}, "o1"),
+    ],
+)
+def test_a_validation_is_filed_alike_for_everybody(service, path, data, subject):
+    """An order's id that a validation need not name changes nothing: the same faults are met."""
+    assert place(service, path, data) == (path.rpartition("/")[2], subject)
 
 
 # The ledger

@@ -9,8 +9,17 @@ from __future__ import annotations
 import itertools
 
 from grader.check import check, hint, named
-from grader.fulfilment import MOST_TRIES, ends, requests, works_of
-from grader.services.shop.trouble import hold, lost, malformed, refuse, status
+from grader.fulfilment import (
+    MOST_TRIES,
+    TIMEOUT,
+    ends,
+    requests,
+    rested,
+    result_has,
+    tries_enough,
+    works_of,
+)
+from grader.services.shop.trouble import hold, latency, lost, malformed, refuse, status
 
 # What the error of an order says: the word of each validation that failed, and one of the reasons.
 BLOCKED = {"user": ("the account is blocked",)}
@@ -24,6 +33,8 @@ REASONS = {
     "unknown": {"user": ("unknown_user", "no account")},
     "all": BLOCKED | SOLD_OUT | EXPIRED,
 }
+# Calls that are never answered well: each stops its order, wherever that has got to.
+SILENT = ("user validate", "inventory check", "payment validate", "order create")
 WRITES = ("reserve", "update", "release", "process", "refund", "create", "mark_failed", "send")
 # In test_basics.py and test_concurrency.py.
 ORDERLY = (named("happy_path"), named("one_child_is_enough"))
@@ -41,6 +52,7 @@ def play_first(works):
     # Two faults stop no call, because each has three tries at least.
     disturb(works.shop, orders["bumpy"])
     works.shop.script("payment", "process", orders["lost"].id, lost())
+    works.shop.script("payment", "process", orders["slow"].id, latency(TIMEOUT + 0.5))
     works.play(list(orders.values()))
     return orders
 
@@ -58,8 +70,24 @@ def first_orders(works):
         "record": works.order(),
         "bumpy": works.order(),
         "lost": works.order(),
+        "slow": works.order(),
         "undone": works.order(),
     }
+
+
+def exhausted(lab):
+    """Play orders one of whose calls never succeeds and has no effect; return them by its route."""
+    return lab.once("exhausted", lambda: play_exhausted(works_of(lab)))
+
+
+def play_exhausted(works):
+    orders = {route: works.order() for route in SILENT}
+    for route, order in orders.items():
+        subject = works.subject(order, *route.split())
+        works.shop.script(*route.split(), subject, *[status(503)] * (MOST_TRIES + 1))
+    works.play(list(orders.values()))
+    rested(works)
+    return orders
 
 
 def fail_for_good(shop, orders):
@@ -107,6 +135,12 @@ def test_failed_validations(lab):
             assert lab.fact(right, "reason", **said), hint("reason")
         bare = order.results[0].get("order_record_id") is None
         assert lab.fact(bare, "no_record", order=order.id, seen=order.results[0])
+        assert result_has(lab, order, order_id=order.id, status="failed"), hint("result")
+    for route, order in exhausted(lab).items():
+        # What is tried too often is a matter of transient_errors.
+        if route != "order create" and len(works.seen(*route.split(), order)) <= MOST_TRIES:
+            assert requests(lab, works, order, "payment process", 0), hint("silent")
+            assert ends(lab, works, order, "failed"), hint("silent")
 
 
 @check(after=ORDERLY)
@@ -145,6 +179,10 @@ def test_record_fails(lab):
     works, order = works_of(lab), first_batch(lab)["record"]
 
     assert ends(lab, works, order, "failed")
+    silent = exhausted(lab)["order create"]
+    # What is tried too often is a matter of transient_errors, here as above.
+    if len(works.seen("order", "create", silent)) <= MOST_TRIES:
+        assert ends(lab, works, silent, "failed")
 
 
 @check(after=ORDERLY)
@@ -152,6 +190,8 @@ def test_transient_errors(lab):
     """A transient error is tried again, 3 to 6 times in all, after waits that grow."""
     works, bumpy = works_of(lab), first_batch(lab)["bumpy"]
     assert ends(lab, works, bumpy, "completed")
+    for route, silent in exhausted(lab).items():
+        assert tries_enough(lab, works, silent, route), hint("count")
 
     order = works.order()
     works.shop.script("payment", "process", order.id, status(503), status(503))
@@ -176,13 +216,15 @@ def planned_waits(tries, messages):
     is all there is to see.
     """
     later = sorted((m for m in messages if m.planned_for), key=lambda m: m.at)
+    # A task that only looks at the order now and then is put off as well, in whatever rhythm.
+    later = [m for m in later if m.task.endswith(".process_payment")] or later
     waits = []
     for place, (before, after) in enumerate(itertools.pairwise(tries)):
         ended, gap = before.ended or before.at, after.at - (before.ended or before.at)
         due = [m for m in later if ended <= m.at <= (after.ended or after.at)]
         if len(later) == len(tries) - 1:
             due = [later[place]]
-        # The longest one: a task that only looks now and then may have been sent as well.
+        # The longest one: whatever else was put off meanwhile is no wait of this call.
         last = max(due, key=lambda m: m.planned_for - m.at, default=None)
         lag = (last.planned_for - last.at, last.planned_for - ended) if last else (gap - 0.15, gap)
         waits.append(lag)
@@ -225,9 +267,9 @@ def test_idempotency_keys(lab):
 @check(after=test_idempotency_keys)
 def test_lost_charge_answer(lab):
     """A charge whose answer is lost is not made a second time."""
-    works, order = works_of(lab), first_batch(lab)["lost"]
-
-    charges = works.effects(order, "charged")
-    said = {"order": order.id, "seen": len(charges), "timeline": works.timeline(order)}
-    assert lab.fact(len(charges) == 1, "one_charge", **said)
-    assert ends(lab, works, order, "completed")
+    works, orders = works_of(lab), first_batch(lab)
+    for order, words in ((orders["lost"], "default"), (orders["slow"], "too_late")):
+        charges = works.effects(order, "charged")
+        said = {"order": order.id, "seen": len(charges), "timeline": works.timeline(order)}
+        assert lab.fact(len(charges) == 1, "one_charge", **said), hint(words)
+        assert ends(lab, works, order, "completed"), hint(words)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grader.check import check, hint, named
-from grader.fulfilment import LEAST_TRIES, MOST_TRIES, TOGETHER, ends, keeps, works_of
+from grader.fulfilment import TOGETHER, ends, keeps, tries_enough, works_of
 from grader.services.shop.trouble import hold, lost, status
 
 # In test_basics.py and test_concurrency.py.
@@ -22,15 +22,6 @@ def test_all_charge_answers_lost(lab):
     assert tries_enough(lab, works, orders["all_lost"], "payment process")
     assert ends(lab, works, orders["stock_lost"], "failed"), hint("stock")
     assert tries_enough(lab, works, orders["stock_lost"], "inventory update")
-
-
-def tries_enough(lab, works, order, route):
-    """Whether a call that met nothing but faults was tried as often as it should be."""
-    tries = len(works.seen(*route.split(), order))
-    said = {"order": order.id, "route": route, "seen": tries}
-    right = LEAST_TRIES <= tries <= MOST_TRIES
-    wanted = f"{LEAST_TRIES}..{MOST_TRIES}"
-    return lab.fact(right, "requests", **said, wanted=wanted, timeline=works.timeline(order))
 
 
 @check(after=TRANSIENT_ERRORS)

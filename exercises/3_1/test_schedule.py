@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from grader.check import check, named
-from grader.fulfilment import TIMEOUT, ends, works_of
+from grader.fulfilment import MOST_TRIES, TIMEOUT, ends, works_of
+from grader.orders import LONGEST
 from grader.schedule import draw, shrink, text
-from grader.services.shop.trouble import kill
+from grader.services.shop.trouble import kill, status
 
-# Where a child is killed: one request of each service.
-PLACES = (
+# Where a child is killed: each service's requests on the way forward, and those back.
+FORWARD = (
     ("user", "validate"),
+    ("inventory", "check"),
+    ("payment", "validate"),
     ("payment", "process"),
     ("inventory", "update"),
     ("order", "create"),
     ("notification", "send"),
     ("analytics", "track"),
 )
+BACK = (("order", "mark_failed"), ("inventory", "release"), ("payment", "refund"))
 
 
 @check(after=(named("lost_charge_answer"), named("order_sent_again")), lane="kills")
@@ -23,17 +27,19 @@ def test_killed_children(lab):
     """A pool child killed while it waits for a service, at each of the six, does no harm."""
     works = works_of(lab)
     # A client that waits long enough to be found, however busy the machine is.
-    lab.restart_worker({"SERVICE_TIMEOUT": "30"})
-    orders = [works.order() for _ in PLACES]
-    for order, (service, route) in zip(orders, PLACES, strict=True):
-        subject = order.body["user_id"] if service == "user" else order.id
-        works.shop.script(service, route, subject, kill())
+    worker = lab.restart_worker({"SERVICE_TIMEOUT": "30"})
+    worker.processes(1)  # a pool of threads has no child to kill
+    orders = {place: works.order() for place in (*FORWARD, *BACK)}
+    for place, order in orders.items():
+        works.shop.script(*place, works.subject(order, *place), kill())
+        if place in BACK:
+            works.shop.script("order", "create", order.id, *[status(422)] * MOST_TRIES)
 
-    works.play(orders)
+    works.play(list(orders.values()), cap=2 * LONGEST)  # so many killed take long on a busy machine
 
     works.killed()
-    for order in orders:
-        assert ends(lab, works, order, "completed")
+    for place, order in orders.items():
+        assert ends(lab, works, order, "failed" if place in BACK else "completed")
 
 
 @check(

@@ -14,7 +14,8 @@ FAILURES, OPEN_SECONDS = 5, 10
 # What the order of a breaker's opening and the last request on its way may differ by.
 GRACE = 0.5
 STEPS = ("process_payment", "update_inventory", "create_order_record")
-RATE, SPAN, ORDERS = 2, 2, 10
+# Long enough for one request a second too many to show.
+RATE, SPAN, ORDERS = 2, 6, 10
 
 
 def completed(lab, works, orders):
@@ -125,8 +126,35 @@ def test_circuit_breaker(lab):
     tried = len(after(works, trial))
     said = {"wanted": "then 1 request", "seen": f"{tried} requests"}
     assert lab.fact(tried == 1, "breaker", **said), hint("trial")
+    assert shuts_again(lab, works), hint("closes")
     lab.finish([order.calls[0] for order in late])
     assert completed(lab, works, late)
+
+
+def shuts_again(lab, works):
+    """Whether the circuit is closed for good when the service is mended after a failed trial.
+
+    It is closed if single faults do no harm then. Where it is half open, or all failures are
+    counted and not those in a row, each fault opens it for another 10 s.
+    """
+    works.shop.down("notification", None)
+    shut = time.time() + OPEN_SECONDS + GRACE
+    lab.until(lambda: time.time() > shut, within=OPEN_SECONDS * 2)
+    first, *others = [works.order() for _ in range(FAILURES)]
+    for order in others:
+        works.shop.script("notification", "send", order.id, status(503))
+    # Less than it takes with a wait of 10 s for each fault.
+    within = OPEN_SECONDS * (len(others) - 1)
+    return confirmed(lab, works, [first], within) and confirmed(lab, works, others, within)
+
+
+def confirmed(lab, works, orders, within):
+    """Whether these customers are told in time once their orders are sent."""
+    for order in orders:
+        works.send(order)
+    lab.until(lambda: all(works.effects(each, "told") for each in orders), within=within)
+    seen = sum(bool(works.effects(each, "told")) for each in orders)
+    return lab.fact(seen == len(orders), "shut", wanted=len(orders), seen=seen, within=within)
 
 
 def after(works, moment):

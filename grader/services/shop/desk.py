@@ -246,23 +246,24 @@ def _object(body: bytes) -> dict[str, Any]:
 def place(service: str, path: str, data: dict[str, Any]) -> tuple[str, str]:
     """Return a request's route (the path's last word) and its subject.
 
-    The subject is the order's id; the user's id, the first item's id or the amount where a request
-    names no order; "" where it has none.
+    The subject is the order's id; in a validation the user's id, the first item's id or the amount,
+    which need name no order; "" where it has none.
     """
     parts = path.strip("/").split("/")
     route = parts[-1]
     inner = data.get("data")
     if len(parts) == 3:
         return route, parts[1]
+    # Nobody need name the order in these two, so they are filed alike for those who do.
+    if service == "inventory" and route == "check" and (item := _first_item(data.get("items"))):
+        return route, item
+    if service == "payment" and route == "validate":
+        with contextlib.suppress(LookupError, TypeError, ValueError):
+            return route, amount_subject(to_cents(data["amount"]))
     if "order_id" in data:
         return route, str(data["order_id"])
     if isinstance(inner, dict) and "order_id" in inner:
         return route, str(inner["order_id"])
-    if service == "inventory" and route == "check":
-        return route, _first_item(data.get("items"))
-    if service == "payment" and route == "validate":
-        with contextlib.suppress(TypeError, ValueError):
-            return route, amount_subject(to_cents(data["amount"]))
     return route, ""
 
 

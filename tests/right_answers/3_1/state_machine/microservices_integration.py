@@ -64,7 +64,7 @@ class ServiceResponse:
 class ServiceCommunicator:
     def call_service(service, endpoint, data=None, method="POST", headers=None):
         if service not in URLS:
-            return ServiceResponse(service, False, error=f"who is {service}?")
+            return ServiceResponse(service, False, None, f"who is {service}?", None)
         url = URLS[service] + "/" + endpoint.strip("/")
         start = time.perf_counter()
         try:
@@ -129,14 +129,14 @@ def validate_user_info(self, order):
 
 @task
 def check_inventory(self, order):
-    answer = ask(self, order["order_id"], "inventory_service", "check", {"items": order["items"]})
+    answer = ask(self, order["order_id"], "inventory_service", "check", order)
     fine = answer.success and answer.data["all_available"]
     return "" if fine else f"inventory: {answer.error or answer.data['unavailable_items']}"
 
 
 @task
 def validate_payment_method(self, order):
-    data = {"method": order["payment_method"], "amount": order["total_amount"]}
+    data = {**order, "method": order["payment_method"], "amount": order["total_amount"]}
     answer = ask(self, order["order_id"], "payment_service", "validate", data)
     fine = answer.success and answer.data["valid"]
     return "" if fine else f"payment: {answer.error or answer.data['error']}"
@@ -272,7 +272,8 @@ def microservices_health_check(self):
     def look(service):
         answer = ServiceCommunicator.call_service(service, "/health", method="GET")
         status = "healthy" if answer.success else "unhealthy"
-        return {"status": status, "response_time": answer.response_time, "error": answer.error}
+        took = answer.response_time if answer.success else None
+        return {"status": status, "response_time": took, "error": answer.error}
 
     with ThreadPoolExecutor(6) as pool:
         rows = dict(zip(URLS, pool.map(look, URLS), strict=True))

@@ -27,6 +27,7 @@ class Call(Task):
     acks_late = True
     max_retries = None
     tries = 5
+    first, growth = 0.3, 1.8
     service = ""
 
     def endpoint(self, order):
@@ -43,7 +44,7 @@ class Call(Task):
             key=f"{type(self).__name__}:{order['order_id']}",
         )
         if response.transient and self.request.retries + 1 < self.tries:
-            raise self.retry(countdown=min(0.3 * 1.8**self.request.retries, 12))
+            raise self.retry(countdown=self.first * self.growth**self.request.retries)
         return response
 
 

@@ -108,7 +108,8 @@ class CreateRecord(Forward):
 
 
 class Backward(Call):
-    tries = 60
+    tries = 12
+    first, growth = 10, 2  # in no hurry: 10, 20, 40, 80 s and so on
 
     def run(self, order, error):
         self.ask(order, error)

@@ -108,7 +108,7 @@ def largest_step(kib: Sequence[int]) -> int:
     of the steps but that they are no smaller than all that there is.
     """
     rises = [after - before for before, after in pairwise(kib) if after > before]
-    return max(rises[1:], default=max(kib, default=0))
+    return max(rises[1:], default=max(kib, default=EXACT_KIB + 1))
 
 
 def high_water(process: psutil.Process) -> float:

@@ -1,9 +1,9 @@
 """What the service of exercise debug_1 promises: true figures, sizes, and results as they were.
 
-Whether released memory goes back to the system is up to the allocator, not to the task. With pieces
-of 100 bytes to a MiB, traced or not, a process of Python 3.11 (glibc 2.36) stayed as large as it was
-after one call, and not after the next; what was free it used again. But what it told at the end was
-in each of 380 calls what it had from outside a moment later, to 0.1 MiB.
+Whether released memory goes back to the system is up to the allocator, not to the task. In pieces
+of 100 bytes to a MiB, traced or not, a process of Python 3.11 (glibc 2.36) stayed as large as it
+was after one call, and not after the next; what was free it used again. But what it told at the end
+was in each of 380 calls what it had from outside a moment later, to 0.1 MiB.
 So each size comes twice, and judged are: the peak against the process as it began, the end against
 what is seen afterwards, and the second peak against the first.
 """

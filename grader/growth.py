@@ -144,7 +144,10 @@ def watch(lab: Lab, name: str, draw_call: Draw, within: float = 20.0) -> Growth:
 
 
 def _note(lab: Lab, name: str, growth: Growth) -> None:
-    rows = [[r.tasks, r.kib, r.descriptors, r.connections] for r in growth.readings]
+    rows = [
+        [r.tasks, r.kib, r.descriptors, r.connections, keys]
+        for r, keys in zip(growth.readings, growth.keys, strict=True)
+    ]
     lab.history.measurements.append({"kind": name, "trend": growth.trend, "readings": rows})
 
 

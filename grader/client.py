@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from grader.errors import ClientFailed
+from grader.errors import ClientFailed, ClientSilent
 from grader.place import Place
 from grader.worker import how_it_ended, tail
 
@@ -110,7 +110,7 @@ class Client:
         try:
             line = self._answers.get(timeout=within)
         except queue.Empty:
-            raise ClientFailed("client_silent", module=self.module, seconds=f"{within:g}") from None
+            raise ClientSilent("client_silent", module=self.module, seconds=f"{within:g}") from None
         try:
             document = json.loads(line)
             error = document.get("error")

@@ -11,6 +11,7 @@
         ├── WorkerDied        the worker ended before it was told to
         ├── WorkerSilent      the worker runs but never takes a task
         └── ClientFailed      a client process of the submission failed
+            └── ClientSilent  it runs, but gives no answer in time
 
 Each one holds a `Text`: what was found, what was wanted, what to type next, in both languages.
 """
@@ -77,3 +78,7 @@ class WorkerSilent(SubmissionFault):
 
 class ClientFailed(SubmissionFault):
     """A client process of the submission failed, for example at import."""
+
+
+class ClientSilent(ClientFailed):
+    """A client process of the submission runs, but gives no answer in time."""

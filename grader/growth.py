@@ -26,8 +26,8 @@ LIMIT_KIB = 0.5
 WARM_UP = 260
 BATCH = 10
 FIRST, MORE, MOST = 30, 20, 150
-# What a connection that is opened anew now and then may add.
-SPARE_DESCRIPTORS = 5
+# What a connection that is opened anew now and then may add, or a key that is still to expire.
+SPARE = 5
 # A child that is replaced takes its leak with it. Given here, these win over the app's settings.
 NO_RECYCLING = ("--max-tasks-per-child=1000000000", "--max-memory-per-child=1000000000")
 Draw = Callable[[], tuple[object, ...]]
@@ -40,12 +40,14 @@ class Growth:
     Attributes:
         readings: one after each batch of tasks.
         calls: the last batch of tasks, with their replies.
+        keys: in the result backend after each batch, without those of the results themselves.
         steady: whether it was the same process throughout.
         trend: of its memory.
     """
 
     readings: list[Reading] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
+    keys: list[int] = field(default_factory=list)
     steady: bool = True
     trend: Trend = Trend.OPEN
 
@@ -75,6 +77,11 @@ class Growth:
         return _rise([reading.connections for reading in self.readings])
 
     @property
+    def strangers(self) -> int:
+        """By how many keys the last third lies above the first, a few let pass."""
+        return _rise(self.keys)
+
+    @property
     def tasks(self) -> int:
         """How many tasks lie between the first reading and the last."""
         return self.readings[-1].tasks - self.readings[0].tasks if self.readings else 0
@@ -85,7 +92,7 @@ def _rise(counts: list[int]) -> int:
     if not third:
         return 0
     rise = min(counts[-third:]) - max(counts[:third])
-    return rise if rise >= SPARE_DESCRIPTORS else 0
+    return rise if rise >= SPARE else 0
 
 
 def alone(lab: Lab, *options: str) -> psutil.Process:
@@ -124,6 +131,7 @@ def watch(lab: Lab, name: str, draw_call: Draw, within: float = 20.0) -> Growth:
             growth.steady = [child.pid for child in lab.worker.pool] == [process.pid]
             if growth.steady:
                 growth.readings.append(gauge.read(process, ran))
+                growth.keys.append(int(lab.backend.dbsize()) - ran)
         if not growth.steady or growth.descriptors:
             break
         growth.trend = trend(growth.points, LIMIT_KIB)
@@ -136,7 +144,10 @@ def watch(lab: Lab, name: str, draw_call: Draw, within: float = 20.0) -> Growth:
 
 
 def _note(lab: Lab, name: str, growth: Growth) -> None:
-    rows = [[r.tasks, r.kib, r.descriptors, r.connections] for r in growth.readings]
+    rows = [
+        [r.tasks, r.kib, r.descriptors, r.connections, keys]
+        for r, keys in zip(growth.readings, growth.keys, strict=True)
+    ]
     lab.history.measurements.append({"kind": name, "trend": growth.trend, "readings": rows})
 
 

@@ -18,7 +18,7 @@ TESTS = sorted([*(ROOT / "tests").glob("*.py"), *(ROOT / "tests" / "benchmarks")
 LAYERS = (
     "errors words",
     "check clock exercise history expect steps verdict containers timetable sun "
-    "ledger invariants schedule slope curve scene hints",
+    "ledger invariants schedule slope curve scene hints traffic",
     "process home place worker client publisher events tap faults links sandbox cell "
     "warden relay cgroup isolation submission services stack resources trail blame "
     "extras queues twin beat gauge starter order",

@@ -76,6 +76,35 @@ def test_the_highest_mark_stays(other):
     assert gauge.high_water(process) - before > 60
 
 
+def test_an_exact_system_tells_each_page():
+    """What the reading itself takes at first is no step of the system's."""
+    pages = [20_000 + 4 * n for n in range(200)]
+
+    assert gauge.largest_step([19_000, *pages]) == 4
+
+
+@pytest.mark.parametrize("lag", [32, 64])
+def test_a_system_that_adds_up_now_and_then_is_known_by_its_steps(lag):
+    """Pages that are told some at a time are no exact account, however they began."""
+    told = [20_000 + 4 * (n // lag * lag) for n in range(200)]
+
+    assert gauge.largest_step(told) == 4 * lag > gauge.EXACT_KIB
+
+
+@pytest.mark.parametrize("told", [[], [20_000] * 200, [20_000] * 100 + [20_400] * 100])
+def test_a_system_that_hardly_tells_is_not_exact(told):
+    """Without a second rise nothing says that the steps are small."""
+    assert gauge.largest_step(told) > gauge.EXACT_KIB
+
+
+def test_this_system_is_exact_or_not():
+    """A process of the grader's own finds it out, and the same each time."""
+    found = gauge.exact()
+    gauge.exact.cache_clear()
+
+    assert gauge.exact() is found
+
+
 def test_a_process_knows_itself_by_a_pid(other):
     """Where nothing keeps the two apart, that is the pid by which it is known outside."""
     process, _ = other

@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from grader import bench
-from grader.exercise import EXERCISES, ROOT
+from grader.errors import ClientSilent
+from grader.exercise import ROOT
 from grader.gauge import Reading
 from grader.growth import Growth
 
-ORACLE = EXERCISES / "debug_1" / "test_service.py"
 COMPARE = f"""
-import random, runpy, sys
-from types import SimpleNamespace
+import random, sys
 sys.path.insert(0, {str(ROOT)!r})
 sys.path.insert(0, sys.argv[1])
 import memory_debug
-checks = runpy.run_path({str(ORACLE)!r})
-lab = SimpleNamespace(rng=random.Random(7))
-row, record = checks["row"], checks["record"]
+from grader.traffic import BAD_LINES, customer, order, record, report, row, text, user
+draw = random.Random(7)
 for _ in range(20):
-    for given in (record(lab), record(lab, attachment=checks["text"](lab, 640)),
-                  record(lab, lines=checks["BAD_LINES"])):
-        assert memory_debug.process_record(given) == checks["order"](given), given
-    user = checks["user"](lab)
-    assert memory_debug.enrich(user) == checks["customer"](user), user
-    rows = [row(lab), row(lab, "-"), row(lab, currency="CHF"), row(lab, "-", currency="JPY")] * 6
-    assert memory_debug.render_report(rows) == checks["report"](rows), rows
+    for given in (record(draw), record(draw, attachment=text(draw, 640)),
+                  record(draw, lines=BAD_LINES)):
+        assert memory_debug.process_record(given) == order(given), given
+    who = user(draw)
+    assert memory_debug.enrich(who) == customer(who), who
+    rows = [row(draw), row(draw, "-"), row(draw, currency="CHF"),
+            row(draw, "-", currency="JPY")] * 6
+    assert memory_debug.render_report(rows) == report(rows), rows
 print("the same")
 """
 
@@ -49,6 +49,33 @@ def test_a_descriptor_a_task_is_seen():
 def test_a_connection_now_and_then_is_none():
     """A descriptor that comes and goes is no rise."""
     assert not growth(descriptors=[13, 14, 13, 15, 13, 14] * 5).descriptors
+
+
+def test_a_key_a_task_is_seen():
+    """Keys that pile up in the backend are told by how many, those that go again are not."""
+    assert Growth(keys=list(range(0, 300, 10))).strangers >= 100
+    assert not Growth(keys=[3, 0, -2] * 10).strangers
+
+
+def test_an_instrument_that_never_ends_is_left_alone():
+    """Whoever does not answer in time is asked nothing more, and its worker goes with it."""
+    asked = []
+
+    def silent(within):
+        raise ClientSilent("client_silent", module="x", seconds=within)
+
+    place = bench.Bench.__new__(bench.Bench)
+    place._busy = False
+    place._client = SimpleNamespace(
+        start=lambda do, **request: asked.append(request["function"]),
+        answer=silent,
+        call=lambda function, *_: asked.append(function) or SimpleNamespace(error=""),
+    )
+
+    with place.worker():
+        assert place.say("idle", within=1) is None
+
+    assert asked == ["begin", "instrument"]
 
 
 def test_the_slope_is_a_tasks():

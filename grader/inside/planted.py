@@ -7,11 +7,12 @@ the same processes, and then call the submission's instrument.
 
 import gc
 import importlib
+import mmap
 import os
 import signal
 import subprocess
 import sys
-from typing import Any
+from typing import Any, BinaryIO
 
 from celery import shared_task
 
@@ -19,8 +20,9 @@ memory_debug = importlib.import_module("memory_debug")
 app = memory_debug.app
 KEPT: list[bytes] = []
 OTHERS: list[bytes] = []
-TOOTH: list[bytes] = []
+TOOTH: list[mmap.mmap] = []
 FILLED: list[bytes] = []
+OPENED: list[BinaryIO] = []
 WORKERS: list[subprocess.Popen[bytes]] = []
 BOOT_SECONDS = 30
 # Objects that the collector knows, 470 bytes each, made before the worker forks. What a tuple holds
@@ -63,16 +65,21 @@ def hold_and_fail(kib: int) -> None:
 
 
 @shared_task
-def saw(kib: int, teeth: int = 20) -> int:
-    """Keep some memory until there is much of it, then let it all go."""
+def saw(kib: int, teeth: int = 10) -> int:
+    """Keep some memory until there is much of it, then let it all go.
+
+    It is mapped, not asked of malloc, which would keep what is freed for the next tooth.
+    """
     if len(TOOTH) >= teeth:
         TOOTH.clear()
-    TOOTH.append(os.urandom(1024 * kib))
+    pages = mmap.mmap(-1, 1024 * kib, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    pages.write(b"x" * (1024 * kib))
+    TOOTH.append(pages)
     return len(TOOTH)
 
 
 @shared_task
-def fill(kib: int, room: int = 60) -> int:
+def fill(kib: int, room: int = 90) -> int:
     """Fill a cache, which then stays as it is."""
     if len(FILLED) < room:
         FILLED.append(os.urandom(1024 * kib))
@@ -100,6 +107,19 @@ def pass_by(mib: int) -> int:
     data = bytearray(mib * 1048576)
     data[::4096] = b"x" * (mib * 256)
     return len(data)
+
+
+@shared_task
+def open_files(number: int) -> int:
+    """Open regular files, and leave them open."""
+    OPENED.extend(open(__file__, "rb") for _ in range(number))  # noqa: SIM115 (they stay open)
+    return len(OPENED)
+
+
+@shared_task
+def thresholds() -> list[int]:
+    """Tell when this process collects, which is not how much there is to collect."""
+    return list(gc.get_threshold())
 
 
 @shared_task

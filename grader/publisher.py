@@ -102,14 +102,20 @@ class Publisher:
         waiting = [call for call in calls if call.reply is None]
         if not waiting:
             return []
-        # No template: a key prefix may have braces of its own.
-        head, _, rest = self.result_key.rpartition("{}")
-        stored = self.backend.mget([f"{head}{call.id}{rest}" for call in waiting])
-        for call, raw in zip(waiting, stored, strict=True):
-            reply = Reply.parse(cast(bytes, raw)) if raw else None
+        for call, reply in zip(waiting, self._stored(waiting), strict=True):
             if reply and reply.final:
                 call.reply = reply
         return [call for call in waiting if call.reply is None]
+
+    def states(self, calls: Sequence[Call]) -> list[str]:
+        """Return the state that is stored for each call, "" for none; it need not be final."""
+        return [reply.state if reply else "" for reply in self._stored(calls)]
+
+    def _stored(self, calls: Sequence[Call]) -> list[Reply | None]:
+        # No template: a key prefix may have braces of its own.
+        head, _, rest = self.result_key.rpartition("{}")
+        stored = self.backend.mget([f"{head}{call.id}{rest}" for call in calls])
+        return [Reply.parse(cast(bytes, raw)) if raw else None for raw in stored]
 
     def wait(self, calls: Sequence[Call], within: float, give_up: Callable[[], bool]) -> bool:
         """Wait until every call has its final reply.

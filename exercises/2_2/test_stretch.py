@@ -157,19 +157,19 @@ def test_heartbeat(lab):
 
     lab.until(lambda: says(0), within=BOOT)
     assert lab.fact(said[-1][0] == 0, "alive", seen=said[-1]), hint("alive")
-    wear_off(lab)
-    lab.until(lambda: says(0), within=DEAD)
-    assert lab.fact(said[-1][0] == 0, "still_alive", seen=said[-1]), hint("still_alive")
-    child.end()
     asked = [time.monotonic()]
 
-    def says_dead():
+    def says_by_and_by(status):
         if time.monotonic() < asked[-1] + PAUSE:
             return False  # each question takes a processor for a second
         asked.append(time.monotonic())
-        return says(1)
+        return says(status)
 
-    lab.until(says_dead, within=DEAD)
+    wear_off(lab)
+    lab.until(lambda: says_by_and_by(0), within=PATIENT + SOON)
+    assert lab.fact(said[-1][0] == 0, "still_alive", seen=said[-1]), hint("still_alive")
+    child.end()
+    lab.until(lambda: says_by_and_by(1), within=DEAD)
     assert lab.fact(said[-1][0] == 1, "dead", seen=said[-1]), hint("dead")
 
 

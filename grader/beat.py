@@ -60,13 +60,14 @@ class Simulation:
         whole: pairs of epoch seconds between which no wake-up is left out: what comes too often
             shows only there.
         add: calls (task, args) to make while it runs.
+        periods: seconds after a sending at which the same may be due again.
         end: the signal that ends it, 0 to let it end by itself.
         pace: how much faster than a real clock, 0 for as fast as it goes.
         publish: publish to the broker what beat sends.
 
     Attributes:
         sent: what it has sent so far.
-        added: {"added": task, "value" or "error": ...} for each call.
+        added: {"added": task, "value": ..., "at": seconds}, or with "error", for each call.
         conf: the app's timezone and enable_utc, once it is imported.
     """
 
@@ -78,13 +79,14 @@ class Simulation:
         fine: Sequence[tuple[float, float]] | None = None,
         whole: Sequence[tuple[float, float]] = (),
         add: Sequence[tuple[str, Sequence[Any]]] = (),
+        periods: Sequence[float] = (300.0,),
         end: int = 0,
         pace: float = 0,
         publish: bool = False,
     ) -> None:
         plan = {"module": place.module, "legs": legs, "add": add, "end": end}
         plan |= {"pace": pace, "publish": publish, "fine": legs if fine is None else fine}
-        plan["whole"] = whole
+        plan |= {"whole": whole, "periods": periods}
         self.sent: list[Sending] = []
         self.added: list[dict[str, Any]] = []
         self.conf: dict[str, Any] = {}

@@ -102,22 +102,21 @@ class Publisher:
         waiting = [call for call in calls if call.reply is None]
         if not waiting:
             return []
-        stored = self.backend.mget([self._key(call.id) for call in waiting])
-        for call, raw in zip(waiting, stored, strict=True):
-            reply = Reply.parse(cast(bytes, raw)) if raw else None
+        for call, reply in zip(waiting, self._stored([c.id for c in waiting]), strict=True):
             if reply and reply.final:
                 call.reply = reply
         return [call for call in waiting if call.reply is None]
 
     def state(self, id: str) -> str:
-        """Return the state that is stored for a task, as Celery tells it."""
-        raw = self.backend.get(self._key(id))
-        return Reply.parse(cast(bytes, raw)).state if raw else "PENDING"
+        """Return the state that is stored for a task, as Celery tells it; it need not be final."""
+        reply = self._stored([id])[0]
+        return reply.state if reply else "PENDING"
 
-    def _key(self, id: str) -> str:
+    def _stored(self, ids: Sequence[str]) -> list[Reply | None]:
         # No template: a key prefix may have braces of its own.
         head, _, rest = self.result_key.rpartition("{}")
-        return f"{head}{id}{rest}"
+        stored = self.backend.mget([f"{head}{id}{rest}" for id in ids])
+        return [Reply.parse(cast(bytes, raw)) if raw else None for raw in stored]
 
     def wait(self, calls: Sequence[Call], within: float, give_up: Callable[[], bool]) -> bool:
         """Wait until every call has its final reply.

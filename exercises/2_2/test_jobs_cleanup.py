@@ -12,7 +12,7 @@ from grader.expect import fails_with
 PATIENT = 15.0
 # Which byte of a database SQLite locks before it writes ("Database File Format", 1.5).
 RESERVED = 0x40000001
-BAD = (True, False, "30", 2.5, 30.0, -1, None)
+BAD = (True, False, "30", 2.5, 30.0, -1, None, [], {})
 
 
 def around(lab, cutoff):

@@ -6,6 +6,8 @@ from grader import ops
 from grader.check import check, hint
 
 COMPONENTS = ("database", "redis", "broker", "disk", "cpu", "memory")
+# What can be slow: a query or a ping that took its time may be a warning, on a busy machine.
+TIMED = ("database", "redis", "broker")
 LEVELS = ("healthy", "warning", "critical")
 PATIENT = 15.0
 
@@ -26,14 +28,16 @@ def statuses(call):
 
 
 def compare_health(lab, call, mistake="default", given="", **wanted):
-    """Compare a health check with what it should find: every other component is healthy."""
+    """Compare a health check with what it should find: every other component is up."""
     assert ops.succeeded(lab, call), hint("raised")
-    want, seen = {**dict.fromkeys(COMPONENTS, "healthy"), **wanted}, statuses(call)
-    said = {"given": given or "all readings at 10 percent"}
-    for name, value in want.items():
-        row = {"what": name, "wanted": value, "seen": seen[name], **said}
-        assert lab.fact(seen[name] == value, "health", **row), hint(mistake)
-    worst = max(want.values(), key=LEVELS.index)
+    seen, said = statuses(call), {"given": given or "all readings at 10 percent"}
+    for name in COMPONENTS:
+        fine = LEVELS[:2] if name in TIMED else LEVELS[:1]
+        may = (wanted[name],) if name in wanted else fine
+        row = {"what": name, "wanted": " / ".join(may), "seen": seen[name], **said}
+        named = "default" if mistake == "limits" and name not in wanted else mistake
+        assert lab.fact(seen[name] in may, "health", **row), hint(named)
+    worst = max(seen.values(), key=LEVELS.index)
     overall = ops.result(call).get("overall_status")
     row = {"what": "overall_status", "wanted": worst, "seen": overall, **said}
     assert lab.fact(overall == worst, "health", **row), hint("worst")
@@ -48,12 +52,16 @@ def test_health_levels(lab):
     assert ops.registered(lab, "system_health_check"), hint("named")
     ops.database(lab)
     compare_health(lab, health(lab))
-    steps = [("disk", 79.9, 0), ("disk", 80.0, 1), ("disk", 89.9, 1), ("disk", 90.0, 2)]
-    steps += [("memory", 79.9, 0), ("memory", 80.0, 1), ("memory", 90.0, 2)]
-    steps += [("cpu", 89.9, 0), ("cpu", 90.0, 1), ("cpu", 100.0, 1)]
-    for name, percent, rank in steps:
-        call = health(lab, **{name: percent})
-        compare_health(lab, call, "limits", f"{name} {percent} percent", **{name: LEVELS[rank]})
+    steps = [{"disk": (79.9, 0)}, {"disk": (80.0, 1)}, {"disk": (89.9, 1)}, {"disk": (90.0, 2)}]
+    steps += [{"memory": (79.9, 0)}, {"memory": (80.0, 1)}, {"memory": (89.9, 1)}]
+    steps += [{"memory": (90.0, 2)}, {"cpu": (89.9, 0)}, {"cpu": (90.0, 1)}, {"cpu": (100.0, 1)}]
+    # The worst comes last once, and first once.
+    steps += [{"disk": (80.0, 1), "memory": (90.0, 2)}, {"disk": (90.0, 2), "cpu": (90.0, 1)}]
+    for step in steps:
+        call = health(lab, **{name: percent for name, (percent, _) in step.items()})
+        given = ", ".join(f"{name} {percent} percent" for name, (percent, _) in step.items())
+        wanted = {name: LEVELS[rank] for name, (_, rank) in step.items()}
+        compare_health(lab, call, "limits", given, **wanted)
 
 
 def compare_error(lab, call, name):

@@ -8,6 +8,7 @@ The plan is a JSON object:
     fine     pairs of epoch seconds between which every due instant counts; elsewhere full hours do
     whole    pairs of epoch seconds between which beat wakes up as often as it asks to
     add      calls [task, args] to make while it runs; they and what follows take real seconds
+    periods  seconds after a sending at which the same may be due again
     pace     how much faster than a real clock, 0 for as fast as it goes
     publish  false: what beat sends is only written down
     end      the number of the signal that ends beat after the last leg, 0 for none
@@ -30,7 +31,7 @@ from typing import Any
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import limits
 
-# What counts is due at a multiple of these seconds; where it is fine, also PERIOD after a sending.
+# What counts is due at a multiple of these seconds; where it is fine, also some after a sending.
 PERIOD, HOUR = 300.0, 3600.0
 POLL = 60.0  # who asks to sleep for less may be looking for news
 REAL = 6.0  # seconds at real speed after `add`: what was added must be in force by then
@@ -48,7 +49,7 @@ class Clock:
         self.begin = self.legs[0][0]
         self.travel = time_machine.travel(self.begin, tick=False).start()
         self.real = REAL if plan["add"] else 0.0
-        self.marks = {"": self.begin + PERIOD}
+        self.marks: dict[Any, float] = {"": self.begin + PERIOD}
         self.errors: dict[str, str] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -63,9 +64,12 @@ class Clock:
         """Let the time pass; end beat when the last leg is over."""
         if self.real > 0:
             self.add()
-            seconds = min(seconds, self.real, 1.0)
-            self.real -= seconds
-            threading.Event().wait(seconds)
+            if self.plan["add"]:  # not ready yet: asked again soon
+                seconds = min(seconds, 1.0)
+            # A beat that sleeps for longer than it has in real seconds is late all the same.
+            waited = min(seconds, self.real)
+            self.real -= waited
+            threading.Event().wait(waited)
             if self.real <= 0:
                 self.give_up()
         elif self.plan["pace"]:
@@ -103,7 +107,9 @@ class Clock:
         for call in list(self.plan["add"]):
             task, args = call
             try:
-                self.say({"added": task, "value": tasks[task](*args)})
+                # Not called directly: a task may want to know the id of its own call.
+                value = tasks[task].apply(args=args, throw=True).get()
+                self.say({"added": task, "value": value, "at": time.time()})
             except BaseException as error:
                 self.errors[task] = f"{type(error).__name__}: {error}"[:500]
             else:
@@ -132,7 +138,8 @@ def recorder(clock: Clock, publish: Any) -> Callable[..., Any]:
 
     def record(producer: Any, name: str, message: Any, **options: Any) -> Any:
         now, (args, kwargs, *_) = time.time(), message.body
-        clock.marks[name] = now + PERIOD
+        for period in clock.plan["periods"]:
+            clock.marks[name, repr(args), period] = now + period
         sent = {"sent": name, "at": now, "args": args, "kwargs": kwargs}
         clock.say({**sent, "expires": message.headers.get("expires")})
         return publish(producer, name, message, **options) if clock.plan["publish"] else None

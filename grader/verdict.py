@@ -58,9 +58,9 @@ class Result:
 
     `brokers_not_run` names brokers that the exercise asks for and the machine lacks; `isolation`
     says what held the student's processes, `unsafe` that this was too little for marks; `note`
-    explains an ungradable submission, `refused` that there was nothing to try; `remarks` are worth knowing and change no points, for example
-    what this machine could not try. `scenes` are what was seen in each lab (grader/scene.py), for
-    those who want to look; no report needs them.
+    explains an ungradable submission, `refused` that there was nothing to try; `remarks` are worth
+    knowing and change no points, for example what this machine could not try. `scenes` are what was
+    seen in each lab (grader/scene.py), for those who want to look; no report needs them.
     """
 
     exercise: str

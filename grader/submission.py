@@ -112,10 +112,10 @@ class Submission:
             yield file
 
     def names(self) -> list[str]:
-        """Return the relative names of its files; an archive that can't be read has none.
+        """Return the relative names of its files.
 
         Raises:
-            BadSubmission: too much of it.
+            BadSubmission: too much of it, or an archive that is broken.
         """
         if self.path.is_dir():
             return [str(file.relative_to(self.path)) for file in self.files()]
@@ -127,8 +127,8 @@ class Submission:
             return [member.name for _, member in _members(self.path, room) if member.isfile()]
         except BadSubmission:
             raise
-        except Exception:  # see unpack
-            return []
+        except Exception as error:  # see unpack
+            raise _broken(self.path, error) from None
 
     def digest(self) -> str:
         """Return a hash of all that is graded; an archive's is that of its bytes."""
@@ -223,8 +223,12 @@ def unpack(path: Path, to: Path, scale: int = 1) -> None:
         # The packages for archives raise errors of twenty kinds, down to zlib's own.
         if isinstance(error, OSError) and error.errno in (*NO_SPACE, errno.EACCES):
             raise
-        words = str(error).partition("\n")[0].rstrip(":") or type(error).__name__
-        raise BadSubmission("archive_broken", path=path, error=words) from None
+        raise _broken(path, error) from None
+
+
+def _broken(path: Path, error: Exception) -> BadSubmission:
+    words = str(error).partition("\n")[0].rstrip(":") or type(error).__name__
+    return BadSubmission("archive_broken", path=path, error=words)
 
 
 def _unzip(path: Path, to: Path, room: _Room) -> None:

@@ -74,6 +74,10 @@ def test_reports_go_to_a_file(copy, tmp_path):
         (["grade", "9_9", "--format", "yaml"], "yaml"),
         (["grade", "9_9", "--out", "no/such/folder/x.txt"], "There is no folder"),
         (["grade", "grader"], "no subfolder named after an exercise"),
+        (["grade", "/"], "no subfolder named after an exercise"),
+        (["grade", "../nowhere"], "There is no folder ../nowhere"),
+        (["grade", "9_9", "--seed", "-1"], "--seed"),
+        (["override", "g.sqlite", "ann", "9_9", "5"], "--reason"),
         (["grad", "9_9"], "Did you mean: grade"),
         (["grade"], "Missing argument"),
     ],
@@ -85,6 +89,42 @@ def test_a_wrong_call_is_exit_status_2(copy, arguments, words):
     assert run.returncode == 2, run.stdout + run.stderr
     assert words in run.stderr
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_a_folder_of_works_may_lie_anywhere(copy, tmp_path, absolute):
+    """Its absolute path and one with .. mean the same; what is empty spoils no other result."""
+    works = tmp_path / "my wörk 作业"
+    shutil.copytree(copy.solution, works / "9_9")
+    path = works if absolute else os.path.relpath(works, copy.root)
+
+    run = copy.lab("grade", path, "--format", "json")
+
+    assert run.returncode == 0, run.stderr
+    (document,) = json.loads(run.stdout)["results"]
+    assert document["score"] == 100
+
+
+@pytest.mark.parametrize("word", ["exercises/9_9", "9_9/"])
+def test_an_exercises_own_folder_means_its_id(copy, word):
+    """`lab grade exercises/9_9` is what `pytest exercises/9_9` is."""
+    run = copy.lab("grade", word, "--format", "json")
+
+    assert json.loads(run.stdout)["exercise"] == "9_9", run.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "url"), [("LAB_REDIS_URL", "foo"), ("LAB_RABBITMQ_URL", "nonsense")]
+)
+def test_a_broken_url_is_said_once(copy, monkeypatch, variable, url):
+    """A URL of no server is a wrong call, for doctor a fault to mend; nothing is graded."""
+    monkeypatch.setenv(variable, url)
+
+    run, doctor = copy.lab("grade", "9_9"), copy.lab("doctor")
+
+    assert (run.returncode, run.stderr.count(f"`{url}`")) == (2, 1), run.stderr
+    assert doctor.returncode != 0
+    assert f"unset {variable}" in doctor.stdout
 
 
 def test_an_empty_folder_is_a_wrong_call(copy, tmp_path):

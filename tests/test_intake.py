@@ -222,6 +222,30 @@ def test_clones(put, taken, tmp_path):
     assert newest.digest() != ann.digest()
 
 
+def test_a_bare_repository_is_read(taken, tmp_path):
+    """What was pushed to a bare repository is graded; its .git is no part of the name."""
+    root = tmp_path / "class"
+    work = clone(tmp_path / "ann", ("calculator.py", CODE, NOON))
+    root.mkdir(exist_ok=True)
+    porcelain.clone(str(work), str(root / "ann.git"), bare=True, checkout=False).close()
+
+    works, _ = taken()
+
+    ann = works["ann", "1_2"]
+    assert ann.at == NOON
+    assert (ann.lay(tmp_path / "laid").path / "calculator.py").read_text() == CODE
+
+
+def test_an_archive_that_is_broken_is_named(put, taken):
+    """Among several exercises it is nobody's work, and what is said is not that it was empty."""
+    put("ann.zip", "no archive")
+
+    works, strays = taken()
+
+    assert not works
+    assert strays == ["stray_broken"]
+
+
 def test_a_branch_that_is_missing_is_said(put, taken, tmp_path):
     """Who has no such branch is graded as having handed in nothing, and the remark says so."""
     clone(tmp_path / "class" / "ann", ("calculator.py", CODE, NOON))
@@ -323,7 +347,11 @@ def test_files_that_cannot_be_joined_are_said(put, taken, tmp_path, monkeypatch,
 
 
 ROSTERS = {
-    "canvas": 'Student,ID,SIS Login ID,Section\n"Doe, Jane",1234,jdoe,A\n"Lee, Ann",777,alee,A\n',
+    "canvas": 'Student,ID,SIS Login ID,Section\n    Points Possible,,,\n"Doe, Jane",1234,jdoe,A\n'
+    '"Lee, Ann",777,alee,A\n"Student, Test",1,0ab,A\n',
+    "gradescope": "Name,SID,Email,Role\nJane Doe,,j@x.org,Student\nAnn Lee,7,a@x.org,Student\n",
+    "groups": "First name,Last name,Email address,Groups\nJane,Doe,j@x.org,Red\n"
+    "Ann,Lee,a@x.org,Red\n",
     "moodle": "First name,Last name,ID number,Email address\nJane,Doe,9,j@x.org\nAnn,Lee,8,\n",
     "github": "identifier,github_username,name\n1234,janed,Jane Doe\n777,annl,Ann Lee\n",
     "own": "student,name,group\njane,Jane Doe,red\nann,Ann Lee,red\n",
@@ -342,8 +370,12 @@ def test_rosters(tmp_path, kind):
     assert jane == roster.find("doejane") == roster.people[0]
     assert roster.find("somebody", "JANE DOE") == jane
     assert roster.find("somebody") is None
-    if kind == "own":
-        assert [p.key for p in roster.members("Red")] == ["jane", "ann"]
+    assert len(roster.people) == 2
+    # A section of Canvas is no group: its people hand in work of their own.
+    groups = {"own": ["jane", "ann"], "groups": ["j@x.org", "a@x.org"]}
+    assert [p.key for p in roster.members("Red")] == groups.get(kind, [])
+    if kind == "canvas":
+        assert [p.key for p in roster.people] == ["jdoe", "alee"]
 
 
 @pytest.mark.parametrize(

@@ -272,9 +272,38 @@ def test_files_for_other_programs(put, written):
 
     files = written()
 
-    assert ET.fromstring(files["feedback/results.xml"]).tag == "testsuites"
+    suites = ET.fromstring(files["feedback/results.xml"])
+    assert {s.get("name") for s in suites} == {"ann.1_2.redis"}
+    assert {c.get("classname") for c in suites.iter("testcase")} == {"ann.1_2.redis"}
     document = json.loads(files["feedback/gradescope/ann.json"])
     assert document["score"] == 100 - CORE[0].points
+
+
+def test_feedback_says_what_was_set_by_hand(book, put, written):
+    """The score that counts stands where a student looks, with its reason."""
+    put("ann", FAILED)
+    row = {"student": "ann", "exercise": "1_2", "by": "me", "at": NOON}
+    book.add(Override(score=80, reason="shown in class", **row))
+
+    files = written()
+
+    markdown = files["feedback/markdown/ann.md"]
+    assert "80/100" in markdown
+    assert "shown in class" in markdown
+    assert f"{100 - CORE[0].points}/100" not in markdown.splitlines()[0]
+    gradescope = json.loads(files["feedback/gradescope/ann.json"])
+    assert gradescope["score"] == 80
+    assert "80/100" in gradescope["output"]
+
+
+def test_names_for_moodle(book, put, written):
+    """A name with its last part first is told apart."""
+    book.enrol(Roster([Person("jdoe", "Doe, Jane", "", {})]))
+    put("jdoe")
+
+    (row,) = csv.DictReader(io.StringIO(written()["moodle.csv"]))
+
+    assert (row["First name"], row["Last name"]) == ("Jane", "Doe")
 
 
 def test_names_become_different_files(book, put, written):

@@ -14,6 +14,9 @@ FLOOD = 3000
 # More messages than any exercise needs by far; what comes after them is not kept.
 MOST_MESSAGES = 50_000
 MOST_EVENTS = 200_000
+# A private Redis that stands closes a connection by itself only when it can't be rid of what it
+# has to tell there. Whoever has heard so many events by then heard a flood.
+MANY_EVENTS = 20_000
 
 
 def refused(error: BaseException) -> SubmissionFault | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import shutil
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from grader.submission import HANDOUT
 KIT = FOLDER / "kit.py"
 # Both are the lab's names inside a submission; no exercise has a module of these names.
 FIRST, LAST = "import attack", "attack.after(app)"
+# Python 3.11 builds syntax trees in threads one into the other, and calls it a SystemError
+# (cpython#106905).
+PARSING = threading.Lock()
 NOT_A_STUDENTS = (*HANDOUT, "NOTES.md", "__pycache__")
 
 
@@ -61,7 +65,9 @@ def wrapped(source: str, after: bool) -> str:
     What must come first in a file, its docstring and the imports from `__future__`, stays there.
     """
     lines, first = source.splitlines(), 0
-    for node in ast.parse(source).body:
+    with PARSING:
+        tree = ast.parse(source)
+    for node in tree.body:
         docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         if not docstring and not (isinstance(node, ast.ImportFrom) and node.module == "__future__"):
             break

@@ -72,7 +72,7 @@ def test_gradescope_gets_a_zero_for_nothing(autograder):
 
     assert status == 0
     assert results["score"] == 0
-    assert "hand in" in results["output"]
+    assert "should hold calculator.py" in results["output"]
 
 
 def test_a_bundle_needs_an_exercise(tmp_path):

@@ -56,8 +56,6 @@ def test_delivers_everything(lab):
     works.finish([applied])
     works.settle()
     assert_complete(lab, works, applied)
-    told_of = len(works.notices()) - applied.notes
-    assert lab.fact(told_of == 1, "applied_noticed", seen=told_of), hint("notices")
 
 
 @check(after=test_delivers_everything)

@@ -228,6 +228,13 @@ def test_notification_is_tried_again(lab):
     good = slow.ending == "final" and slow.call.reply.succeeded and len(posts) == 1
     assert lab.fact(good, "slow_answer", **said), hint("impatient")
 
+    works = works_of(lab)
+    applied = works.apply([works.csv()])
+    works.finish([applied])
+    works.settle()
+    told_of = len(works.notices()) - applied.notes
+    assert lab.fact(told_of == 1, "applied_noticed", seen=told_of), hint("alone")
+
 
 def assert_heard_at_last(lab):
     """A good and a failing workflow, whose first notifications are refused, tell theirs again."""

@@ -50,6 +50,16 @@ def deaf(seen: int, seconds: float) -> LabFault | SubmissionFault:
     return LabFault("deaf_tap", seconds=f"{seconds:g}")
 
 
+def drowned(error: BaseException, events: int) -> bool:
+    """Whether a standing private Redis closed a connection because too much was to be told there.
+
+    Args:
+        error: how the connection was lost; an answer that comes late is no such thing.
+        events: that were heard until then.
+    """
+    return "closed by server" in str(error) and events > MANY_EVENTS
+
+
 def flooded() -> SubmissionFault:
     """Return the error of a submission that says more than anybody can listen to."""
     return SubmissionFault("broker_flooded", most=MOST_MESSAGES)

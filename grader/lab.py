@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from grader.blame import MANY_EVENTS, deaf, flooded, refused
+from grader.blame import deaf, drowned, flooded, refused
 from grader.cell import Cell
 from grader.crew import HAIL, Crew
 from grader.errors import LabFault, SubmissionFault
@@ -227,7 +227,9 @@ class Lab(Crew):
             return SubmissionFault("server_destroyed", broker=self.broker)
         if self.space.private and (refusal := refused(error)):
             return refusal
-        if self.space.private and len(self.history.events) > MANY_EVENTS:
+        # One of our own we may have restarted ourselves.
+        private = self.space.private and self.space.own is None
+        if private and drowned(error, len(self.history.events)):
             return flooded()
         return LabFault("lost_broker", broker=self.broker, error=error)
 

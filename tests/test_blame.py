@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import redis
 
-from grader.blame import FLOOD, MOST_MESSAGES, deaf, refused
+from grader.blame import FLOOD, MANY_EVENTS, MOST_MESSAGES, deaf, drowned, refused
 from grader.errors import LabFault, SubmissionFault
 from grader.history import Message
 from grader.tap import RedisTap
@@ -35,6 +35,20 @@ def test_a_private_servers_refusal_is_the_submissions(error, key):
 def test_anything_else_is_not_judged_here(error):
     """A lost connection, or an error of our own, accuses nobody."""
     assert refused(error) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "events", "flood"),
+    [
+        (redis.ConnectionError("Connection closed by server."), MANY_EVENTS + 1, True),
+        (redis.ConnectionError("Connection closed by server."), 500, False),
+        (redis.TimeoutError("Timeout reading from socket"), MANY_EVENTS + 1, False),
+        (redis.ConnectionError("reset"), MANY_EVENTS + 1, False),
+    ],
+)
+def test_only_a_flood_closes_a_connection(error, events, flood):
+    """A busy machine's late answer accuses nobody, however many events there were."""
+    assert drowned(error, events) is flood
 
 
 def test_a_flood_is_the_submissions():

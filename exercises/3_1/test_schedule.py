@@ -5,21 +5,8 @@ from __future__ import annotations
 from grader.check import check, named
 from grader.fulfilment import MOST_TRIES, TIMEOUT, ends, works_of
 from grader.orders import LONGEST
-from grader.schedule import draw, shrink, text
+from grader.schedule import BACKWARD, FORWARD, draw, shrink, text
 from grader.services.shop.trouble import kill, status
-
-# Where a child is killed: each service's requests on the way forward, and those back.
-FORWARD = (
-    ("user", "validate"),
-    ("inventory", "check"),
-    ("payment", "validate"),
-    ("payment", "process"),
-    ("inventory", "update"),
-    ("order", "create"),
-    ("notification", "send"),
-    ("analytics", "track"),
-)
-BACK = (("order", "mark_failed"), ("inventory", "release"), ("payment", "refund"))
 
 
 @check(after=(named("lost_charge_answer"), named("order_sent_again")), lane="kills")
@@ -29,17 +16,18 @@ def test_killed_children(lab):
     # A client that waits long enough to be found, however busy the machine is.
     worker = lab.restart_worker({"SERVICE_TIMEOUT": "30"})
     worker.processes(1)  # a pool of threads has no child to kill
-    orders = {place: works.order() for place in (*FORWARD, *BACK)}
+    # Each service's requests on the way forward, and those back.
+    orders = {place: works.order() for place in (*FORWARD, *BACKWARD)}
     for place, order in orders.items():
         works.shop.script(*place, works.subject(order, *place), kill())
-        if place in BACK:
+        if place in BACKWARD:
             works.shop.script("order", "create", order.id, *[status(422)] * MOST_TRIES)
 
     works.play(list(orders.values()), cap=2 * LONGEST)  # so many killed take long on a busy machine
 
     works.killed()
     for place, order in orders.items():
-        assert ends(lab, works, order, "failed" if place in BACK else "completed")
+        assert ends(lab, works, order, "failed" if place in BACKWARD else "completed")
 
 
 @check(

@@ -87,7 +87,10 @@ def put_off(events: Iterable[Mapping[str, Any]], speed: float, ended: Collection
     for event in events:
         if event.get("type") != "task-received" or str(event.get("uuid")) in ended:
             continue
-        received = float(event.get("timestamp") or now)
+        received = event.get("timestamp")
+        # A submission can send any event, with anything for a time.
+        if not isinstance(received, float):
+            continue
         wait = (_moment(event.get("eta")) - received) / speed
         if wait > LONG_SECONDS and -LATE_SECONDS < received + wait - now < AHEAD_SECONDS:
             return True

@@ -36,5 +36,7 @@ def test_a_long_wait_is_no_standstill(wait, ago, ended, awaited):
 
 def test_what_is_no_eta_is_passed_over():
     """Events are a submission's: whatever they say raises nothing."""
-    events = [{"type": "task-received", "eta": eta} for eta in (None, "soon", 7, "2026-01-01")]
+    now = {"type": "task-received", "timestamp": time.time()}
+    events = [{**now, "eta": eta} for eta in (None, "soon", 7, "2026-01-01")]
+    events += [{**received(80), "timestamp": at} for at in (None, "x", 10**400, [], float("inf"))]
     assert put_off(events, 4) is False

@@ -14,9 +14,8 @@ FLOOD = 3000
 # More messages than any exercise needs by far; what comes after them is not kept.
 MOST_MESSAGES = 50_000
 MOST_EVENTS = 200_000
-# A private Redis that stands closes a connection by itself only when it can't be rid of what it
-# has to tell there. Whoever has heard so many events by then heard a flood.
-MANY_EVENTS = 20_000
+# Three times as many as any exercise has: then a late answer is the flood's work.
+MANY_EVENTS = 60_000
 
 
 def refused(error: BaseException) -> SubmissionFault | None:
@@ -50,15 +49,9 @@ def deaf(seen: int, seconds: float) -> LabFault | SubmissionFault:
     return LabFault("deaf_tap", seconds=f"{seconds:g}")
 
 
-def drowned(error: BaseException, events: int) -> bool:
-    """Whether a standing private Redis closed a connection because too much was to be told there.
-
-    Args:
-        error: how the connection was lost.
-        events: that were heard until then.
-    """
-    # No exercise comes to three times as many: then a late answer is the flood's work as well.
-    return events > (MANY_EVENTS if "closed by server" in str(error) else 3 * MANY_EVENTS)
+def drowned(events: int) -> bool:
+    """Whether so many events were heard that a private Redis can't be blamed for being late."""
+    return events > MANY_EVENTS
 
 
 def flooded() -> SubmissionFault:

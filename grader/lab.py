@@ -229,7 +229,7 @@ class Lab(Crew):
             return refusal
         # One of our own we may have restarted ourselves.
         private = self.space.private and self.space.own is None
-        if private and drowned(error, len(self.history.events)):
+        if self.space.overrun or (private and drowned(len(self.history.events))):
             return flooded()
         return LabFault("lost_broker", broker=self.broker, error=error)
 

@@ -69,6 +69,12 @@ class Namespace:
         """Whether nobody but this run uses the Redis that keeps its results."""
         return isinstance(self.parts[0], redis.RedisServer)
 
+    @property
+    def overrun(self) -> bool:
+        """Whether a private Redis closed a connection because too much was to be told there."""
+        servers = [part for part in self.parts if isinstance(part, redis.RedisServer)]
+        return any(server.overran for server in servers)
+
     def close(self) -> None:
         """Give everything back, the last opened first."""
         while self.parts:

@@ -46,10 +46,12 @@ def steps(events: Events) -> dict[str, Step]:
         step = found.setdefault(id, Step(id))
         at = instant(event.get("timestamp"))
         if kind == "task-received":
+            if at < min(step.received, default=float("inf")):
+                # A workflow's last task may end under the id of its first one.
+                parent = event.get("parent_id")
+                step.parent = parent if parent != id else None
             step.received.append(at)
             step.names.append(str(event.get("name")).rpartition(".")[2])
-            parent = event.get("parent_id")
-            step.parent = step.parent or (parent if parent != id else None)
         elif kind == "task-started":
             step.starts.append(at)
         elif kind in ENDED:

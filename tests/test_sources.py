@@ -229,6 +229,18 @@ def test_a_forged_time_is_none(stamp):
     assert quiet(forged, since=1.0)
 
 
+def test_a_task_keeps_the_parent_of_its_first_start():
+    """A workflow that ends under the id of its own first task was led to by nobody."""
+    events = [
+        {**event("received", name="m.end", parent_id="load"), "timestamp": 9.0},
+        {**event("received", name="m.start"), "timestamp": 2.0},
+    ]
+
+    (step,) = steps(events).values()
+
+    assert step.parent is None
+
+
 def test_a_replaced_task_keeps_its_parent_and_has_two_names():
     """The events of a task that replaced itself make one step."""
     events = [

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
-from grader.containers.command import command
+from grader.containers.command import command, folders, script
 from grader.containers.complaint import Broken, Complaint, said
 from grader.containers.dockerfile import words as exec_form
 from grader.containers.document import read_text
@@ -101,13 +100,8 @@ def _destination(test: Test) -> str | None:
 
 def _script_asks(project: Project, test: Test) -> bool:
     """Whether a script of the submission pings one destination."""
-    for word in test.words:
-        path = (project.root / Path(word).name).resolve()
-        if path.is_relative_to(project.root) and path.is_file():
-            text = path.read_text(encoding="utf-8", errors="replace")
-            if "ping" in text and re.search(r"destination|-d\b", text):
-                return True
-    return False
+    texts = [script(word, folders(project, "worker")) for word in test.words if word.strip("/.")]
+    return any("ping" in text and re.search(r"destination|-d\b", text) for text in texts)
 
 
 def env_example(project: Project) -> Complaint | None:
@@ -181,6 +175,10 @@ def _broker(project: Project, name: str) -> str:
 
 
 def _kind(project: Project, name: str) -> str:
-    """Return what of Celery a service runs: "worker", "flower" or "" ."""
+    """Return what of Celery a service runs: "worker", "flower" or "" .
+
+    What nobody says in the files is the image's own command, as in Flower's published image.
+    """
     words = " ".join(command(project, name)).split()
+    words += [] if words else re.split(r"[/:@]", text_of(project.services[name].get("image")))
     return next((kind for kind in ("worker", "flower") if kind in words), "")

@@ -96,6 +96,13 @@ def no_program(words: Sequence[str]) -> bool:
     return program(words)[:1] == ["exec"]
 
 
+def folders(project: Project, service: str) -> list[Path]:
+    """Return where the files of a service's image come from, as far as the submission has them."""
+    build = project.build(service) or {}
+    found = [Path(build["context"]), project.root] if build else [project.root]
+    return [folder for folder in found if folder.resolve().is_relative_to(project.root)]
+
+
 def shell_between(words: Sequence[str], folders: Sequence[Path], depth: int = 0) -> str:
     """Return the shell's words where a shell stays between Docker and the worker, else "".
 
@@ -107,24 +114,24 @@ def shell_between(words: Sequence[str], folders: Sequence[Path], depth: int = 0)
     if not left or depth > DEEPEST:
         return ""
     if base(left[0]) not in SHELLS | STAND_INS:
-        script = _script(left[0], folders)
-        if not script or not _is_shell(script):
+        text = script(left[0], folders)
+        if not text or not _is_shell(text):
             return ""
-        return left[0] if _stays(script, left[1:], folders, depth) else ""
+        return left[0] if _stays(text, left[1:], folders, depth) else ""
     kind, read = read_by_shell(left)
     shown = " ".join(left[: left.index(read) + 1] if read in left else left[:1])
     given: list[str] = []
     if kind == "script":
         given = left[left.index(read) + 1 :]
-        read = _script(read, folders)
+        read = script(read, folders)
     return shown if not read or _stays(read, given, folders, depth) else ""
 
 
-def _stays(script: str, given: Sequence[str], folders: Sequence[Path], depth: int) -> bool:
+def _stays(text: str, given: Sequence[str], folders: Sequence[Path], depth: int) -> bool:
     """Whether a shell stays while the worker runs: the script's own, or one that it starts."""
-    if not hands_over(script):
+    if not hands_over(text):
         return True
-    for part in parts(script):
+    for part in parts(text):
         target = program(_target(part))
         # `exec "$@"` starts what the script was given.
         target = list(given) if target[:1] in (["$@"], ["${@}"]) else target
@@ -185,7 +192,7 @@ def _target(part: Part) -> list[str]:
     return left
 
 
-def _script(name: str, folders: Sequence[Path]) -> str:
+def script(name: str, folders: Sequence[Path]) -> str:
     """Return the text of a script of the submission, "" where there is none of that name.
 
     A container has its folders in other places: of several, the one counts whose way is most alike.

@@ -9,11 +9,10 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from grader.containers.command import command, init_of, no_program, shell_between
+from grader.containers.command import command, folders, init_of, no_program, shell_between
 from grader.containers.complaint import Complaint, said
 from grader.containers.health import test_of
 from grader.containers.project import Project, text_of
@@ -230,10 +229,7 @@ def no_shell(project: Project) -> Complaint | None:
     if no_program(words):
         seen = " ".join(words).replace(UNKNOWN, "?")
         return said("containers_shell", "containers_exec_seen", "no_program", seen=seen)
-    build = project.build("worker") or {}
-    folders = [Path(build["context"]), project.root] if build else [project.root]
-    kept = [folder for folder in folders if folder.resolve().is_relative_to(project.root)]
-    if shell := shell_between(words, kept):
+    if shell := shell_between(words, folders(project, "worker")):
         return said("containers_shell", "containers_shell_seen", shell=shell.replace(UNKNOWN, "?"))
     return None
 

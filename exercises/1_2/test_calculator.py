@@ -7,7 +7,7 @@ neighbour, so that a task that always fails can't pass it.
 from __future__ import annotations
 
 import math
-from decimal import Decimal, localcontext
+from decimal import Context, Decimal, localcontext
 from fractions import Fraction
 
 from grader.check import check, hint
@@ -61,6 +61,16 @@ def unkind_pair(rng, operation):
         x, y = decimal_operand(rng), decimal_operand(rng)
         if OPERATORS[operation](x, y) != exact(operation, x, y):
             return x, y
+
+
+def narrow_pair(rng, operation, digits):
+    """Draw two operands whose result, rounded to so many digits first, is another float."""
+    with localcontext(prec=60):  # enough for every result
+        while True:
+            x, y = decimal_operand(rng), decimal_operand(rng)
+            result = OPERATORS[operation](Decimal(str(x)), Decimal(str(y)))
+            if float(result) != float(Context(prec=digits).plus(result)):
+                return x, y
 
 
 def compare(lab, values=(), errors=(), rel=0.0, within=5.0):
@@ -159,6 +169,7 @@ def test_decimal_exactness(lab):
     pairs += [("multiply", 0.00003, 0.00002), ("subtract", "1.000000001", 1), ("add", 1e-9, 0)]
     for operation in ("add", "subtract", "multiply"):
         pairs += [(operation, *unkind_pair(lab.rng, operation)) for _ in range(3)]
+        pairs += [(operation, *narrow_pair(lab.rng, operation, n)) for n in (16, 17, 18)]
 
     for call, wanted in compare(lab, [(row, exact(*row)) for row in pairs]):
         assert call == wanted, hint("binary_float" if is_binary(call) else "default")
@@ -210,6 +221,7 @@ def test_names_the_value(lab):
     bad = [word, None, "", [lab.rng.randint(1, 9), 2], {word: 1}, math.nan, -math.inf]
     rows = [((lab.rng.choice(list(OPERATORS)), value, 7), [value]) for value in bad]
     rows += [((op, 7, value), [value]) for op in OPERATORS for value in (word, None)]
+    rows += [(("add", value, 7), [value]) for value in (word * 7, [word] * 8)]
     rows += [(("power", word, 2), [word]), (("power", 2, word), [word])]
     singles = [("sqrt", -lab.rng.randint(2, 999)), ("factorial", 2.7), ("fibonacci", 101)]
     rows += [(row, [row[1]]) for row in singles] + [(("power", -8, 0.5), [-8, 0.5])]
@@ -363,11 +375,19 @@ def test_argument_count(lab):
         assert call == fails_with("TypeError")
 
 
+# A task may be tried again on some errors and not on others.
+ONE_OF_EACH = [
+    *(("divide", 1, 0), ("add", "abc", 1), ("multiply", 1e200, 1e200), ("subtract", None, 1)),
+    *(("power", 10, 400), ("power", 0, -1), ("power", -8, 0.5), ("sqrt", -4)),
+    *(("factorial", -1), ("fibonacci", 2.7)),
+]
+
+
 @check(after=test_basic_arithmetic)
 def test_fails_once(lab):
     """A failing call runs once: a wrong input does not get better by a retry."""
     with lab.tapped():
-        calls = lab.calls([("divide", 1, 0), ("add", "abc", 1), ("factorial", -1)])
+        calls = lab.calls(ONE_OF_EACH)
 
     for call in calls:
         # Each retry is a message of its own, published before the last attempt has its result.

@@ -15,6 +15,7 @@ LEAKS_KIB = (8, 64)
 SMALL_LEAK_KIB = 2  # it shows only where the system counts by pages
 HELD_KIB, HELD_TIMES = 16, 40
 OPENED, BLOCKS = (36, 80), (20, 160)
+PARCELS = 60_000  # more than a worker has of any type that the collector knows
 NO_WORKER_SECONDS = 15
 WARM = 800
 # Runs that warm the process up may come on top, and not each run need be a sample.
@@ -99,6 +100,7 @@ def test_diagnosis(lab):
     process = alone(lab, "-I", module)
     seen = diagnosis(lab)
     bench.run(lab, module, "open_files", 40)
+    bench.run(lab, module, "deliver", PARCELS)
     few = diagnosis(lab, 3)
     pid = gauge.own_pid(process)
     assert lab.fact(seen["pid"] == pid, "diagnosis_pid", wanted=pid, seen=seen["pid"])
@@ -110,8 +112,9 @@ def test_diagnosis(lab):
     least, most = OPENED
     right = least <= said["after"] - said["before"] <= most
     assert lab.fact(right, "diagnosis_files", **said), hint("files")
-    most = max(row["count"] for row in seen["objects"] or [{"count": 0}])
-    assert lab.fact(most > 100, "diagnosis_objects", most=most)
+    parcels = sum(row["count"] for row in few["objects"] if "Parcel" in row["type"])
+    right = PARCELS <= parcels <= 1.1 * PARCELS
+    assert lab.fact(right, "diagnosis_objects", wanted=PARCELS, seen=few["objects"])
     assert lab.fact(len(few["objects"]) == 3, "diagnosis_top", rows=len(few["objects"]))
     limits = bench.run(lab, module, "thresholds")[0].reply.result
     other = any(told["gc"]["counts"] != limits for told in (seen, few))

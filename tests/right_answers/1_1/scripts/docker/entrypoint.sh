@@ -1,0 +1,5 @@
+#!/bin/sh
+# Says who runs, then becomes it.
+set -eu
+echo "starting as $(id -un): $*"
+exec "$@"

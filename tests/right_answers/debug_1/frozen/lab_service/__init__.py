@@ -1,0 +1,1 @@
+"""What memory_debug is made of."""

@@ -35,6 +35,7 @@ REASONS = {
 }
 # Calls that are never answered well: each stops its order, wherever that has got to.
 SILENT = ("user validate", "inventory check", "payment validate", "order create")
+FORWARD = (*SILENT, "payment process", "inventory update", "notification send")
 WRITES = ("reserve", "update", "release", "process", "refund", "create", "mark_failed", "send")
 # In test_basics.py and test_concurrency.py.
 ORDERLY = (named("happy_path"), named("one_child_is_enough"))
@@ -112,12 +113,12 @@ def disturb(shop, order):
     Nothing is lost here: what a missing key does is told by another order.
     """
     shop.script("user", "validate", order.body["user_id"], status(503), refuse())
-    shop.script("inventory", "check", order.item, status(429), status(500))
+    shop.script("inventory", "check", order.item, status(504), status(500))
     shop.script("payment", "validate", order.amount, malformed(), status(503))
     shop.script("payment", "process", order.id, status(500), refuse())
-    shop.script("inventory", "update", order.id, refuse(), status(429))
+    shop.script("inventory", "update", order.id, refuse(), status(503))
     shop.script("order", "create", order.id, status(502), refuse())
-    shop.script("notification", "send", order.id, status(408), status(503))
+    shop.script("notification", "send", order.id, status(500), status(503))
 
 
 @check(after=ORDERLY)
@@ -232,6 +233,22 @@ def planned_waits(tries, messages):
 
 
 @check(after=ORDERLY)
+def test_busy_services(lab):
+    """408 (it took too long) and 429 (too many requests) are tried again as well."""
+    works = works_of(lab)
+    orders = {code: works.order() for code in (408, 429)}
+    for code, order in orders.items():
+        for route in FORWARD:
+            subject = works.subject(order, *route.split())
+            works.shop.script(*route.split(), subject, status(code))
+
+    works.play(list(orders.values()))
+
+    for code, order in orders.items():
+        assert ends(lab, works, order, "completed"), hint(str(code))
+
+
+@check(after=ORDERLY)
 def test_permanent_errors(lab):
     """A permanent error (a 4xx but 408 and 429) is not tried again."""
     works, orders = works_of(lab), first_batch(lab)
@@ -241,8 +258,15 @@ def test_permanent_errors(lab):
         "stock_gone": "inventory update",
         "record": "order create",
     }
+    if refused(works.seen("inventory", "reserve", orders["stock_gone"])):
+        cases["stock_gone"] = "inventory reserve"  # asked for first, by whoever reserves
     for name, route in cases.items():
         assert requests(lab, works, orders[name], route, 1)
+
+
+def refused(exchanges):
+    """Whether one of the requests was answered with 409."""
+    return any(each.answered == 409 for each in exchanges)
 
 
 @check(after=(test_transient_errors, test_record_fails))

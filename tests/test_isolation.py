@@ -280,7 +280,7 @@ def test_a_filled_server_is_the_submissions_failure():
     lab = Lab.__new__(Lab)
     lab.broker = "redis"
     for private, kind in ((True, SubmissionFault), (False, LabFault)):
-        lab.space = SimpleNamespace(standing=True, private=private)
+        lab.space = SimpleNamespace(standing=True, private=private, overrun=False)
         assert isinstance(lab._explain(full), kind)
 
 

@@ -84,11 +84,11 @@ def state_of(row):
 
 
 def timed(rows):
-    """Whether each service's row has its response time in seconds; null will do for an ill one."""
+    """Whether the six services' rows have a time in seconds; null will do for an ill service."""
     return all(
         (isinstance(took := row.get("response_time", ""), int | float) and 0 <= took < 60)
         or (took is None and state_of(row) != "healthy")
-        for row in rows.values()
+        for row in map(rows.get, (f"{name}_service" for name in SERVICES))
     )
 
 

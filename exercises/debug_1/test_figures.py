@@ -115,6 +115,9 @@ def test_memory_figures(lab):
         again = Seen(lab, process, base, size)
         assert again.fact(max(again.rise_over(first)) <= 0.5 * size, "figures_kept"), hint("kept")
         again.judge()
+    small = Seen(lab, process, base, WHOLE)  # after the large ones: a peak is that of its own call
+    right = small.peak - small.start <= MOST_TIMES * WHOLE + SPARE_MIB
+    assert small.fact(right, "figures_own_peak"), hint("lifetime")
     if not counts:  # something else may have given memory back at that moment, but hardly twice
         *_, more, counts = begin(lab)
     assert more.fact(counts, "figures_fraction"), hint("fraction")

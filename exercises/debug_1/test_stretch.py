@@ -22,6 +22,7 @@ from grader.words import Text
 LARGE = 128
 PANTRY, MOST_COPIED_MIB = 80_000, 10
 LEAST_SAVED_KIB = 8 * 1024
+FEW_OBJECTS = 2000
 NEAR_KIB, NEAR_SHARE = 2048, 0.2
 HOUR, DAY = 3600, 86_400
 LEAST_SECONDS = 600
@@ -235,9 +236,7 @@ def test_heap_is_shared(lab):
 def test_freeze_is_measured(lab):
     """Challenge 3: python -m memory_debug freeze N prints what children own, without and with."""
     objects = lab.rng.randint(200_000, 260_000)
-    words = ("-m", lab.exercise.module, "freeze", str(objects))
-    program = lab.adopt_child(lab.place.start("program", words, stdin=True))
-    lab.until(lambda: figures(program, objects) or not program.alive, within=60)
+    program = freezing(lab, objects)
     seen, line = figures(program, objects), program.output.text.strip()[-300:]
     assert lab.fact(seen, "freeze_line", objects=objects, seen=line or "-"), hint("line")
     owned = []
@@ -255,9 +254,26 @@ def test_freeze_is_measured(lab):
     said |= {"least": LEAST_SAVED_KIB, "seen": round(saved)}
     assert lab.fact(saved >= LEAST_SAVED_KIB, "freeze_saves", **said), hint("collect")
 
-    program.process.stdin.close()
+    program.process.stdin.write(b"\n")
+    program.process.stdin.flush()
+    assert ends(lab, program), hint("line")
+    other = freezing(lab, FEW_OBJECTS)
+    other.process.stdin.close()
+    assert ends(lab, other), hint("line")
+
+
+def freezing(lab, objects):
+    """Start the command, and wait until it has printed its figures."""
+    words = ("-m", lab.exercise.module, "freeze", str(objects))
+    program = lab.adopt_child(lab.place.start("program", words, stdin=True))
+    lab.until(lambda: figures(program, objects) or not program.alive, within=60)
+    return program
+
+
+def ends(lab, program):
+    """Whether the command ends with status 0 after a line, or the end of its input."""
     lab.until(lambda: not program.alive, within=20)
-    assert lab.fact(program.exit_code == 0, "freeze_ends", seen=program.exit_code), hint("line")
+    return lab.fact(program.exit_code == 0, "freeze_ends", seen=program.exit_code)
 
 
 def figures(program, objects):

@@ -54,6 +54,8 @@ def main() -> int:
     except OperationalError as error:
         return fail(f"no broker at {app.connection_for_write().as_uri()}: {error}")
     except TimeoutError:
+        # The backend keeps a result that has not come, to tell it of the answer, until the end.
+        result.forget()
         return fail(
             f"no worker answered within {WAIT_SECONDS} s; start one: celery -A app worker -l INFO"
         )

@@ -242,26 +242,36 @@ class Lab(Crew):
         """See every published message in `history.messages` while the block runs.
 
         When the block ends, what was published before has been seen: a message of our own comes
-        after it.
+        after it. That holds for a check that fails in the block as well, for what a deaf tap did
+        not see proves nothing against the submission.
+
+        Raises:
+            LabFault: the tap does not see our own message.
+            SubmissionFault: it does not because of what the submission did to its server.
         """
         from grader.tap import open_tap
 
         with open_tap(self.broker, self.space.grader_broker, self.history.messages) as tap:
             try:
-                yield
-                with self._blaming():
+                try:
+                    yield
+                except AssertionError:
                     self._mark(tap)
+                    raise
+                self._mark(tap)
             finally:
                 if tap.error:
                     raise self._explain(tap.error)
 
     def _mark(self, tap: Any) -> None:
-        last, before, within = self._hail(), tap.seen, STRETCH * ANSWER_SECONDS
-        wait_until(
-            lambda: tap.error or self.history.published(last.id),
-            within,
-            lambda: deaf(tap.seen - before, within),
-        )
+        within = STRETCH * ANSWER_SECONDS
+        with self._blaming():
+            last, before = self._hail(), tap.seen
+            wait_until(
+                lambda: tap.error or self.history.published(last.id),
+                within,
+                lambda: deaf(tap.seen - before, within),
+            )
 
     def fact(self, holds: bool, key: str, **fields: object) -> bool:
         """Return `holds`; when false, note the exercise's own sentences of that key."""

@@ -322,6 +322,20 @@ def test_a_broker_that_others_use_is_not_restarted(lab):
         lab.restart_broker()
 
 
+@pytest.mark.parametrize("failure", ["", "no message was seen"])
+def test_a_deaf_tap_is_the_labs_fault(stack, tmp_path_factory, monkeypatch, failure):
+    """What a tap that hears nothing did not see fails no check: the lab is at fault."""
+    monkeypatch.setattr("grader.lab.ANSWER_SECONDS", 0.5)
+    made = opened(stack, tmp_path_factory, "rabbitmq")
+    try:
+        virtual_host = made.space.parts[-1]
+        virtual_host.broker.management.create_vhost(virtual_host.vhost, tracing=False)
+        with pytest.raises(LabFault, match="not see"), made.tapped():
+            assert not failure, failure
+    finally:
+        made.close()
+
+
 def test_a_worker_behind_a_proxy_comes_back(stack, tmp_path_factory):
     """A worker whose connection was cut takes tasks again when the proxy lets it."""
     made = opened(stack, tmp_path_factory, "rabbitmq")

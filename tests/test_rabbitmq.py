@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -464,6 +465,27 @@ def test_a_student_can_not_read_the_firehose(space):
     with pytest.raises(AccessRefused):
         channel.queue_bind("spy", TRACE_EXCHANGE, "#")
     student.release()
+
+
+def test_every_virtual_host_of_many_at_once_is_traced(node):
+    """RabbitMQ may forget one of two firehoses that are switched on at once; ours all stand."""
+    names = [f"traced-{number}" for number in range(24)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: node.management.create_vhost(name, tracing=True), names))
+    traced = {row["name"] for row in node.management.get("vhosts") if row["tracing"]}
+    for name in names:
+        node.management.delete_vhost(name)
+
+    assert set(names) <= traced
+
+
+def test_a_firehose_that_can_not_be_switched_on(node, space, monkeypatch):
+    """Where somebody else's calls undo ours each time, the lab says so instead of going deaf."""
+    untraced = {"tracing": False}
+    monkeypatch.setattr(node.management, "get", lambda *path, **params: untraced)
+
+    with pytest.raises(LabFault, match="tracing"):
+        space.trace()
 
 
 # Sweeping and brokers of others

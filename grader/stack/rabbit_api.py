@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 TIMEOUT = 15.0
 AMQP_PORTS = {"amqp": 5672, "amqps": 5671}
 API_PORT = 15672
+FIREHOSE_TRIES = 20
 
 
 class Management:
@@ -43,6 +45,7 @@ class Management:
         # The server may close an idle connection just as it is used again. All our calls are GET,
         # PUT or DELETE, which can be repeated without harm.
         self.session.mount(self.url, HTTPAdapter(max_retries=Retry(total=1, connect=0)))
+        self._firehoses = threading.Lock()
 
     def request(self, method: str, *path: str, **more: Any) -> requests.Response:
         """Send one request; the parts of `path` get quoted. Deleting what is gone is fine."""
@@ -94,8 +97,19 @@ class Management:
         return [entry["name"] for entry in self.get("users", columns="name")]
 
     def create_vhost(self, name: str, tracing: bool = False) -> None:
-        """Make a virtual host; for one that is there, switch its firehose on or off."""
-        self.request("PUT", "vhosts", name, json={"tracing": tracing})
+        """Make a virtual host; for one that is there, switch its firehose on or off.
+
+        RabbitMQ (at least to 3.10) reads its one list of traced hosts, changes it and writes it
+        back: of two calls at once, one may be forgotten. So ours come one after the other, and we
+        look what came of each, for others may use the broker too.
+        """
+        with self._firehoses:
+            for _ in range(FIREHOSE_TRIES):
+                self.request("PUT", "vhosts", name, json={"tracing": tracing})
+                if self.get("vhosts", name)["tracing"] == tracing:
+                    return
+        what, status = f"PUT /api/vhosts/{name}", f"tracing is not {tracing} after it"
+        raise LabFault("rabbitmq_refused", url=self.url, what=what, status=status)
 
     def delete_vhost(self, name: str) -> None:
         """Remove a virtual host with all that it holds; its connections are closed."""

@@ -211,16 +211,23 @@ class Pipelines:
         """Wait until nothing is left to do: no task runs, waits in the queue, or is to be retried.
 
         A message of our own is sent behind whatever is queued; once the worker's event tells of
-        it, all that came before has been received.
+        it, all that came before has been received. Between the end of a task and the arrival of
+        the one that it sent, all is quiet as well: so it has to be before our message and after
+        it, and nothing may have arrived in between.
         """
         deadline = time.monotonic() + within
         while time.monotonic() < deadline:
+            at_rest, received = self.quiet(), self._received()
             last = self.lab.publisher.send("lab.ready", self.lab.queue("lab.ready"), (), {}, within)
             heard = self.lab.until(lambda id=last.id: self.lab.history.events_of(id), within)
-            if heard and self.quiet():
+            if heard and at_rest and self.quiet() and self._received() == received:
                 return True
             self.lab.until(self.quiet, max(0.0, deadline - time.monotonic()))
         return False
+
+    def _received(self) -> int:
+        """Return how many tasks the workers told of when they came; ours, unknown, are none."""
+        return sum(e.get("type") == "task-received" for e in tuple(self.lab.history.events))
 
     # What came of it
 

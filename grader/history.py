@@ -10,7 +10,7 @@ import contextlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -221,7 +221,7 @@ class History:
     def save(self, path: Path) -> None:
         """Write the history as JSON, in ASCII: a submission may have sent half a character."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), default=repr), encoding="ascii")
+        path.write_text(json.dumps(vars(self), default=_plain), encoding="ascii")
 
     @classmethod
     def load(cls, path: Path) -> History:
@@ -233,3 +233,8 @@ class History:
             call.reply = Reply(**reply) if reply else None
         messages = [Message(**row) for row in data.pop("messages")]
         return cls(**data, calls=calls, messages=messages)
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON can say of a value; `asdict` would copy all that it holds first."""
+    return vars(value) if is_dataclass(value) else repr(value)

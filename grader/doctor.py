@@ -113,6 +113,8 @@ def _isolation() -> Iterator[Item]:
     box = best()
     open_, strict = isolation.gaps(box), isolation.isolated(box)
     mend = "" if box.kind == "bubblewrap" else _mend_sandbox()
+    if not mend and open_ == ("calls",) and sys.platform == "linux":
+        mend = _package("libseccomp2", "")
     yield Item("note" if open_ else "ok", "isolation", isolation.described(box), mend)
     bounds = _say("loose") if open_ else _say("limits", **isolation.limits())
     yield Item("note" if open_ else "ok", "limits", bounds)

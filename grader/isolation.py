@@ -7,7 +7,7 @@ import os
 from grader import cgroup
 from grader.cell import DISK_BYTES
 from grader.errors import LabFault
-from grader.sandbox import MOST_PROCESSES, Sandbox
+from grader.sandbox import MOST_PROCESSES, Sandbox, refuses_calls
 from grader.words import LANGUAGES, Text
 
 MIB = 1024 * 1024
@@ -16,13 +16,14 @@ WEIGHTY = ("network", "files", "disk", "processes")
 
 
 def gaps(box: Sandbox) -> tuple[str, ...]:
-    """Return what is not enforced: network, files, disk, processes, memory."""
+    """Return what is not enforced: network, files, disk, processes, memory, calls."""
     open_ = [] if box.kind == "bubblewrap" else ["network", "files", "disk"]
     held = cgroup.controllers()
     # The kernel counts the processes of a user namespace, but never those of root.
     counted = box.kind == "bubblewrap" and hasattr(os, "getuid") and os.getuid() != 0
     open_ += [] if "pids" in held or counted else ["processes"]
     open_ += [] if "memory" in held else ["memory"]
+    open_ += [] if refuses_calls() else ["calls"]
     return tuple(open_)
 
 

@@ -3,6 +3,7 @@
 Inside bubblewrap the submission sees the interpreter, its libraries, its own copy and temporary
 folders in memory; nothing of the repository, of other users or of the grader. Its network is the
 cell's own (cell.py): loopback, and the ports of the lab. It is no root and can't make namespaces.
+In either case calls to the kernel that nobody here needs are refused (inside/calls.py).
 """
 
 from __future__ import annotations
@@ -82,6 +83,17 @@ class Sandbox:
 def best() -> Sandbox:
     """Return the strongest sandbox that works on this machine, tried by running it once."""
     return Sandbox("bubblewrap" if _bubblewrap_works() else "limits")
+
+
+@functools.cache
+def refuses_calls() -> bool:
+    """Whether system calls that no submission needs are refused here, tried by doing so once."""
+    script = "import sys; sys.path.append(sys.argv[1]); import calls; sys.exit(not calls.refuse())"
+    command = [sys.executable, "-I", "-S", "-c", script, str(INSIDE)]
+    try:
+        return not subprocess.run(command, capture_output=True, timeout=60).returncode
+    except (OSError, subprocess.TimeoutExpired):
+        return False
 
 
 def _bubblewrap_works() -> bool:

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from grader import cgroup, doctor
+from grader import cgroup, doctor, isolation
 from grader.cell import Cell
 from grader.cgroup import Group
 from grader.errors import LabFault, SubmissionFault
@@ -289,10 +289,14 @@ def test_a_filled_server_is_the_submissions_failure():
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Return a function that makes this a machine with such control groups and such a user."""
+    """Return a function that makes this a machine with such control groups and such a user.
 
-    def make(*controllers: str, root: bool = False) -> None:
+    Its libseccomp can be missing.
+    """
+
+    def make(*controllers: str, root: bool = False, seccomp: bool = True) -> None:
         monkeypatch.setattr(cgroup, "controllers", lambda: controllers)
+        monkeypatch.setattr(isolation, "refuses_calls", lambda: seccomp)
         monkeypatch.setattr(os, "getuid", lambda: 0 if root else 1000)
 
     return make
@@ -308,6 +312,9 @@ def test_gaps_are_what_is_not_enforced(machine):
     assert gaps(LIMITS) == ("network", "files", "disk", "processes", "memory")
     machine(root=True)
     assert gaps(BUBBLEWRAP) == ("processes", "memory")
+    machine("memory", "pids", seccomp=False)
+    assert gaps(BUBBLEWRAP) == ("calls",)
+    assert isolated(BUBBLEWRAP)
 
 
 def test_one_line_says_it(machine):

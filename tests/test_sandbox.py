@@ -318,16 +318,72 @@ def test_what_is_printed_is_seen_at_once(start, kind):
     wait_until(lambda: child.output.text == "here", 20, lambda: late(child.output.text))
 
 
+CALLS = """
+import ctypes, errno, json, socket, threading
+libc, said = ctypes.CDLL(None, use_errno=True), {}
+def call(name, *arguments):
+    said[name] = errno.errorcode[ctypes.get_errno()] if libc[name](*arguments) < 0 else ""
+call("socket", 40, 1, 0)
+call("ptrace", 16, 1, None, None)
+call("unshare", 0x10000000)
+for family in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6):
+    socket.socket(family).close()
+thread = threading.Thread(target=said.update, args=({"thread": ""},))
+thread.start()
+thread.join()
+print(json.dumps(said))
+"""
+
+
+@pytest.mark.skipif(not sandbox.refuses_calls(), reason="libseccomp is not installed")
+@each_kind
+def test_calls_that_nobody_needs_are_refused(run, kind):
+    """A socket of the virtual machine, a look into a neighbour, a namespace; threads work."""
+    assert run(CALLS, kind) == {
+        "socket": "EAFNOSUPPORT",
+        "ptrace": "EPERM",
+        "unshare": "EPERM",
+        "thread": "",
+    }
+
+
+def test_a_machine_without_libseccomp(run, monkeypatch):
+    """Where the library is missing, a submission runs all the same, and the lab knows."""
+    sandbox.refuses_calls.cache_clear()
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    assert not sandbox.refuses_calls()
+    sandbox.refuses_calls.cache_clear()
+
+    script = "import calls, json\ncalls.LIBRARY = 'libnone.so'\nprint(json.dumps(calls.refuse()))"
+    path = f"import sys\nsys.path.append({str(sandbox.INSIDE)!r})\n"
+    monkeypatch.undo()
+    assert run(path + script, "limits") is False
+
+
 # Modules
 
 
-@pytest.mark.parametrize("name", ["limits", "client", "worker", "program"])
+@pytest.mark.parametrize("name", ["limits", "calls", "client", "worker", "program", "pace"])
 def test_the_labs_own_names_are_free(run, work, name):
     """A student's module may be called like one of the lab's own programs."""
     (work / f"{name}.py").write_text("WHOSE = 'the student'\n")
 
     script = f"import json, {name}\nprint(json.dumps({name}.WHOSE))"
     assert run(script, "limits") == "the student"
+
+
+def test_what_was_imported_before_is_out_of_the_way():
+    """Whatever of its own a program imports first, a submission's module of that name is found."""
+    names = sorted(path.stem for path in sandbox.INSIDE.glob("[a-z]*.py"))
+    plain = [name for name in names if name in ("calls", "limits", "pace", "settle", "stand")]
+    script = (
+        f"import json, sys; sys.path.append({str(sandbox.INSIDE)!r}); import {', '.join(plain)}; "
+        "limits.search_here(); print(json.dumps(sorted(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+
+    assert len(plain) == 5
+    assert not set(plain) & set(json.loads(done.stdout))
 
 
 def test_programs_get_their_arguments(run):

@@ -34,7 +34,7 @@ FOLDER = ROOT / "tests" / "attacks"
 LAID_OVER = ("empty", "solution")
 JUDGED = ("all", "core", "first")
 # What a sandbox may enforce, and an attack may need it to.
-BARRIERS = ("files", "signals", "network", "processes", "disk", "ipc", "memory")
+BARRIERS = ("files", "signals", "network", "processes", "disk", "ipc", "memory", "calls")
 LANGUAGES = ("en", "zh")
 
 

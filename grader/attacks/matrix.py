@@ -23,6 +23,7 @@ WITHOUT = {
         "processes": "where processes are not limited",
         "disk": "where the disk is not bounded",
         "memory": "where memory is not bounded together",
+        "calls": "without libseccomp",
     },
     "zh": {
         "files": "没有 bubblewrap 时",
@@ -32,6 +33,7 @@ WITHOUT = {
         "processes": "进程数未受限时",
         "disk": "磁盘未受限时",
         "memory": "总内存未受限时",
+        "calls": "没有 libseccomp 时",
     },
 }
 

@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 
+import calls
+
 PARENT_DEATH, NAME, SUBREAPER = 1, 15, 36  # options of prctl
 FATAL = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
@@ -28,6 +30,7 @@ def apply(text: str) -> None:
     _die_with_parent()
     if guard and sys.platform == "linux":
         _leave_a_guard()
+    calls.refuse()
 
 
 def _die_with_parent() -> None:
@@ -96,5 +99,8 @@ def search_here() -> None:
     """Import the submission from the working directory, and nothing from this folder."""
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [os.getcwd(), *(p for p in sys.path if p and os.path.abspath(p) != here)]
-    # The submission may have a module of this one's name.
-    sys.modules.pop(__name__, None)
+    # The submission may have modules of the same names as these.
+    for name, module in tuple(sys.modules.items()):
+        file = getattr(module, "__file__", None) or ""
+        if name != "__main__" and os.path.dirname(os.path.abspath(file)) == here:
+            del sys.modules[name]

@@ -31,6 +31,8 @@ STOP_SECONDS = 45.0
 # How long a worker that boots is waited for before it is asked once more.
 HAIL_SECONDS = 4.0
 HAIL = "lab.ready"
+# How long a worker that stands ready may take for that.
+ANSWER_SECONDS = 15.0
 
 
 class Crew:
@@ -102,12 +104,19 @@ class Crew:
         with self._blaming():
             wait_until(answered, BOOT_SECONDS, _silent)
 
-    def _hail(self) -> Call:
+    def _hail(self, queue: str = "") -> Call:
         """Send a task of a name that nobody has registered.
 
         The worker's main process answers it itself: that works whatever the submission's tasks do.
         """
-        return self.publisher.send(HAIL, self.queue(HAIL), (), {}, BOOT_SECONDS)
+        return self.publisher.send(HAIL, queue or self.queue(HAIL), (), {}, BOOT_SECONDS)
+
+    def takes_from(self, queue: str) -> bool:
+        """Whether a worker takes what lies in a queue: one that does answers a hail there."""
+        asked = self._hail(queue)
+        with contextlib.suppress(TimeoutError):
+            wait_until(lambda: not self.publisher.fetch([asked]), ANSWER_SECONDS, TimeoutError)
+        return asked.reply is not None
 
     def start_client(self, extra: Mapping[str, str | None] | None = None) -> Client:
         """Start a client process of the submission; it imports the module at once.

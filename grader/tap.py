@@ -139,7 +139,9 @@ class RabbitTap(_Tap):
             properties = frame.headers["properties"]
             headers = properties["headers"]
             if "task" in headers:
-                queue = frame.headers["routing_keys"][0]
+                # Where it came to lie; a routing key need not be a queue's name.
+                names = frame.headers.get("routed_queues") or frame.headers["routing_keys"]
+                queue = names[0]
                 body = bytes(frame.body) if not isinstance(frame.body, str) else frame.body.encode()
                 self._keep(
                     message(

@@ -115,6 +115,8 @@ class Client:
             document = json.loads(line)
             error = document.get("error")
             if not error:
+                # Half a character could be part of an id, and be asked for at a server.
+                json.dumps(document["value"], ensure_ascii=False).encode()
                 return Answer(document["value"])
             return Answer(
                 error=f"{error['type']}: {error['message']}".removesuffix(": "),

@@ -32,14 +32,19 @@ class Listener:
         self._thread.start()
 
     def ready(self) -> None:
-        """Return when the subscription stands; LabFault if it can't be made."""
+        """Return when the subscription stands.
+
+        Raises:
+            LabFault: it does not come.
+            Exception: what the broker answered; whose fault that is, the lab decides.
+        """
         wait_until(
             lambda: self._listening.is_set() or self.error,
             10,
             lambda: LabFault("no_events", error=self.error or "-"),
         )
         if self.error:
-            raise LabFault("no_events", error=self.error)
+            raise self.error
 
     def _run(self) -> None:
         from kombu import Consumer
@@ -80,7 +85,9 @@ class Listener:
             connection.drain_events(timeout=within)
         except TimeoutError:
             pass
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except Exception as error:
+            if isinstance(error, (*connection.connection_errors, *connection.channel_errors)):
+                raise
             self._over.wait(0.01)  # not even a message was sent there
 
     def close(self) -> None:

@@ -137,8 +137,14 @@ def _children(process: psutil.Process) -> Sequence[psutil.Process]:
 
 
 def _frozen(process: psutil.Process) -> bool:
+    """Whether a process that was sent SIGSTOP does nothing more.
+
+    One inside the kernel that no signal interrupts (a slow disk; a vfork whose child has not gone
+    on) stops as soon as it comes out, before it runs a line of its own.
+    """
+    still = (psutil.STATUS_STOPPED, psutil.STATUS_DISK_SLEEP)
     with contextlib.suppress(psutil.NoSuchProcess):
-        return process.is_running() and process.status() == psutil.STATUS_STOPPED
+        return process.is_running() and process.status() in still
     return False
 
 

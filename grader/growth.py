@@ -99,13 +99,14 @@ def alone(lab: Lab, *options: str) -> psutil.Process:
     """Give the lab a fresh worker with one pool process that is never recycled; return that one.
 
     Raises:
-        SubmissionFault: the worker has other children: one of them could pass for the pool's.
+        SubmissionFault: the worker has no pool of processes, or other children beside it: one of
+            them could pass for the pool's.
     """
     worker = lab.restart_worker(concurrency=1, options=(*NO_RECYCLING, *options))
     lab.until(lambda: worker.pool)
     found = worker.pool
     if not found:
-        raise LabFault("no_child", pid=worker.main.pid)
+        raise SubmissionFault("pool_too_small", count=1, seen=0)
     if len(found) > 1:
         raise SubmissionFault("pool_not_alone", seen=len(found))
     return found[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 from grader.ledger import Entry
 
@@ -187,4 +188,4 @@ def _spoiled(what: Mapping[str, object]) -> bool:
 
 def euros(cents: int) -> str:
     """Return cents as an amount with two decimals."""
-    return f"{cents / 100:.2f}"
+    return f"{Decimal(cents) / 100:.2f}"

@@ -117,7 +117,8 @@ class Lab(Crew):
         if "events" in self.exercise.needs:
             self._listener = Listener(self.space.grader_broker, self.history.events)
             self._closers.callback(self._listener.close)
-            self._listener.ready()
+            with self._blaming():
+                self._listener.ready()
         said = self.client.hello()
         self.tasks: list[str] = [str(task) for task in said["tasks"]]
         self._routes: Mapping[str, Any] = said["routes"]

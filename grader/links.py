@@ -31,6 +31,11 @@ def children(process: psutil.Process) -> list[psutil.Process]:
     return []
 
 
+def family(process: psutil.Process) -> list[psutil.Process]:
+    """Return a process and all its living descendants."""
+    return [process, *(one for child in children(process) for one in family(child))]
+
+
 def connected(process: psutil.Process, port: int) -> list[int]:
     """Return the own ports of a process's open connections to a remote port.
 

@@ -20,7 +20,7 @@ from grader.errors import LabFault
 from grader.history import Call
 from grader.invariants import Breach, Sale, breaches
 from grader.ledger import Exchange, exchanges, timeline
-from grader.links import children, connected
+from grader.links import children, connected, family
 from grader.order import Order, put_off
 from grader.process import wait_until
 from grader.schedule import Plan
@@ -255,13 +255,13 @@ class Orders:
         return [main for worker, main in self._known.items() if worker.alive]
 
     def _holders(self, port: int, client: int) -> list[tuple[psutil.Process, psutil.Process]]:
-        """Return (worker, child) for each child with a connection to the port.
+        """Return (worker, child) for each child that has a connection to the port, or started one.
 
         Its own end of the connection tells the child. Behind a relay it is another one: then any
         child with a connection will do, because each of them waits for an answer (see Desk).
         """
         talking = [
-            (main, child, connected(child, port))
+            (main, child, [own for each in family(child) for own in connected(each, port)])
             for main in self._mains()
             for child in children(main)
         ]

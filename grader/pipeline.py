@@ -12,23 +12,19 @@ log, order and overlap from the workers' events.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import sqlite3
 import string
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grader.errors import LabFault
 from grader.history import Call
 from grader.services.sources import Pages, Record, write_csv, write_database
 from grader.steps import Step, quiet, steps
+from grader.target import Target
 
 if TYPE_CHECKING:
     from grader.lab import Lab
@@ -39,11 +35,7 @@ TOLD_SECONDS = 30.0
 # How long a submission has to wait for a page, an answer or the target: the handout says so.
 PATIENCE_SECONDS = 5.0
 LOOK_SECONDS = 0.01
-# Which byte of a database SQLite locks before it writes, and which says, by a 2, that it locks a
-# file beside it instead, the write-ahead log's ("Database File Format", 1.3 and 1.5).
-RESERVED_BYTE, MODE_BYTE = 0x40000001, 18
 SETTLE_SECONDS = 20.0
-TABLE = "run_id, source, id, value, cents"
 REFUSED = "refused-row"  # the id that the target refuses where a load is to fail
 Source = dict[str, str]
 
@@ -85,12 +77,12 @@ class Run:
         return {source["name"] for source in self.sources}
 
 
-class Pipelines:
+class Pipelines(Target):
     """Makes sources, starts workflows on them and reads what came of it."""
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        self.target: Path = lab.data / "target.db"
+        super().__init__(lab.data / "target.db")
         self.api_service, self.notify = lab.http["sources"], lab.http["notify"]
         self.records_of: dict[str, list[Record]] = lab.once("records", dict)
 
@@ -231,45 +223,6 @@ class Pipelines:
 
     # What came of it
 
-    def rows(self, names: set[str] | None = None) -> list[tuple[Any, ...]]:
-        """Read the target's rows, those of some sources if named; [] if there is no table yet."""
-        with self.copied() as copy, contextlib.suppress(sqlite3.DatabaseError):
-            with closing(sqlite3.connect(copy)) as db:
-                found = db.execute(f"SELECT {TABLE} FROM loaded_records").fetchall()
-            return [row for row in found if names is None or row[1] in names]
-        return []
-
-    @contextlib.contextmanager
-    def copied(self) -> Iterator[Path]:
-        """Copy the target, with its journal if there is one, for as long as the block runs.
-
-        SQLite can't open it where it lies: see sources.write_database.
-        """
-        with tempfile.TemporaryDirectory() as folder:
-            for ending in ("", "-journal", "-wal"):
-                with contextlib.suppress(OSError):
-                    name = self.target.name + ending
-                    (Path(folder) / name).write_bytes(self.target.with_name(name).read_bytes())
-            yield Path(folder) / self.target.name
-
-    def refuse(self, id: str) -> None:
-        """Give the target a new table that refuses one id ("": none); what was loaded is gone.
-
-        Nothing may be running: the file is written over as a whole. The old table goes with its
-        indexes: a submission that makes one of its own, where it is missing, has to find it so.
-        """
-        with self.copied() as copy:
-            with closing(sqlite3.connect(copy)) as db, db:
-                db.execute("DROP TABLE IF EXISTS loaded_records")
-                db.execute(f"CREATE TABLE loaded_records ({TABLE}, CHECK (id <> '{id}'))")
-            new = not self.target.exists()
-            self.target.write_bytes(copy.read_bytes())
-        # A killed worker leaves its log behind; whoever opens the file next would play it back.
-        for ending in ("-wal", "-shm", "-journal"):
-            self.target.with_name(self.target.name + ending).unlink(missing_ok=True)
-        if new:
-            self.target.chmod(0o666)
-
     def ids(self, run: Run) -> Counter[tuple[str, str]]:
         """Count the (source, id) pairs that the target has of this run's sources."""
         return Counter((source, id) for _, source, id, *_ in self.rows(run.names))
@@ -303,27 +256,6 @@ class Pipelines:
     def stage(self, name: str, since: int = 0) -> list[Step]:
         """Return the tasks of one name."""
         return [step for step in self.steps(since).values() if name in step.names]
-
-    @property
-    def lockable(self) -> bool:
-        """Whether `locked` keeps others from writing; not where there is a write-ahead log."""
-        if not self.target.exists():
-            return True
-        with self.target.open("rb") as file:
-            return file.read(MODE_BYTE + 1)[MODE_BYTE:] != b"\x02"
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the right to write into the target while the block runs, as another SQLite would.
-
-        The lock ends when this process closes the file anywhere: don't read rows in the block.
-        """
-        if not self.target.exists():
-            self.target.touch()  # to SQLite an empty file is a new database
-            self.target.chmod(0o666)
-        with self.target.open("r+b") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, RESERVED_BYTE)
-            yield
 
 
 def assert_patience(*held: float) -> None:

@@ -12,10 +12,12 @@ import re
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 from grader.blame import MOST_MESSAGES, flooded
+from grader.errors import SubmissionFault
 from grader.history import Message
 
 LONGEST = 300_000
@@ -98,7 +100,7 @@ class RedisTap(_Tap):
             self._keep(Message("?", "", "", "", 0, None, time.time(), size=len(line)))
             return
         # A submission can push anything: what can't be read is no task message.
-        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        with passing_over():
             _, queue, payload = (unquote(word).decode() for word in WORD.findall(line))
             document = json.loads(payload)
             headers = document["headers"]
@@ -135,7 +137,7 @@ class RabbitTap(_Tap):
 
     def _take(self, frame: Any) -> None:
         self.seen += 1
-        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, IndexError):
+        with passing_over():
             properties = frame.headers["properties"]
             headers = properties["headers"]
             if "task" in headers:
@@ -152,6 +154,17 @@ class RabbitTap(_Tap):
                         len(body),
                     )
                 )
+
+
+@contextlib.contextmanager
+def passing_over() -> Iterator[None]:
+    """Pass over what can't be read as a task message, whatever is wrong with it."""
+    try:
+        yield
+    except SubmissionFault:  # too many of them
+        raise
+    except Exception:
+        pass
 
 
 def message(

@@ -70,7 +70,7 @@ class Worker:
         """
         for process in self.child.family:
             with contextlib.suppress(psutil.Error):
-                if process.name() not in WRAPPERS:
+                if lives(process) and process.name() not in WRAPPERS:
                     return process
         raise self.death()
 

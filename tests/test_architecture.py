@@ -22,8 +22,8 @@ LAYERS = (
     "process home place worker client publisher events tap faults links sandbox cell "
     "warden relay cgroup isolation submission services stack resources trail blame "
     "extras queues twin beat gauge starter order",
-    "private crew lab desk pipeline outcome orders fulfilment job ops growth bench runner session "
-    "grading",
+    "private crew lab desk target pipeline outcome orders fulfilment job ops growth bench runner "
+    "session grading",
     "report rubric documents notebook variant verify doctor attacks progress plan record tutor "
     "story vigil",
     "classroom",

@@ -22,6 +22,7 @@ NOISE = re.compile(
 # An error's class is a word of several parts, such as RetryLater, or the one that Celery tells.
 ERROR = r"503|(?i:unavailable)|\w(Error|Exception)\b|\b[A-Z][a-z]+[A-Z][A-Za-z]+\b"
 TOLD = re.compile(r"retry: Retry (?:in|at) .*?: (\w+)\(")
+LONGEST_LINE = 2000
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
@@ -32,7 +33,7 @@ def own_lines(text):
     follows as well, as far as the next line or a traceback.
     """
     lines, whole = [], ""
-    for line in text.splitlines():
+    for line in (line[:LONGEST_LINE] for line in text.splitlines()):
         begins = PREFIX.match(line)
         if CELERYS.search(line) or line.startswith("Traceback"):
             whole = ""
@@ -42,7 +43,9 @@ def own_lines(text):
         if begins:
             whole = line
         elif whole:
-            lines.append(whole := f"{whole} {line}")
+            # Whatever else is printed after it, an error's text is not so long.
+            whole = f"{whole} {line}"[:LONGEST_LINE]
+            lines.append(whole)
     return [line for line in lines if line.strip()]
 
 

@@ -88,9 +88,9 @@ def assert_read(lab, works, sources):
 
 
 def taken(works, sources):
-    """Return for how many seconds each request for a page was under way."""
+    """Return for how many seconds each request for a page waited for its answer."""
     pages = [r for source in sources for r in works.api_service.requests(source["name"])]
-    return [page.ended - page.began for page in pages if page.ended]
+    return [page.ended - page.heard for page in pages if page.ended and page.heard]
 
 
 @check(after=test_reads_every_source)

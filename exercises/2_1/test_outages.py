@@ -223,7 +223,7 @@ def test_notification_is_tried_again(lab):
     assert lab.fact(again, "unheard", seen=seen), hint("silent")
     posts = works_of(lab).notify.requests("outcome")
     posts = [post for post in posts if is_of(parsed(post.body), SLOW_TOTAL)]
-    assert_patience(*(post.ended - post.began for post in posts if post.ended))
+    assert_patience(*(post.ended - post.heard for post in posts if post.ended and post.heard))
     said = {"seen": len(posts), "state": slow.error or told(slow.call)}
     good = slow.ending == "final" and slow.call.reply.succeeded and len(posts) == 1
     assert lab.fact(good, "slow_answer", **said), hint("impatient")

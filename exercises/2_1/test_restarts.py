@@ -44,7 +44,8 @@ def killed(lab):
         folder.mkdir()
         folder.chmod(0o777)
         # One child for each stage, the notification among them, and two for the other sources.
-        lab.restart_worker(concurrency=len(STAGES) + 3, extra={"LAB_STAND": str(folder)})
+        worker = lab.restart_worker(concurrency=len(STAGES) + 3, extra={"LAB_STAND": str(folder)})
+        worker.processes(1)  # a pool of threads has no child to kill
         runs, reached = {}, {}
         for stage in ("validate_data", "transform_data", "aggregate_results"):
             name = stage.partition("_")[0]

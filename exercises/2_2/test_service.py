@@ -32,7 +32,7 @@ def arguments(message):
     """Return the positional arguments of a published message."""
     # As it is on RabbitMQ, and on Redis.
     for read in (str, lambda body: base64.b64decode(body + "==", validate=False)):
-        with contextlib.suppress(ValueError, TypeError, IndexError, RecursionError):
+        with contextlib.suppress(ValueError, TypeError, LookupError, RecursionError):
             return list(json.loads(read(message.body))[0])
     return []
 

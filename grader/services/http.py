@@ -171,7 +171,8 @@ class HttpService(Server):
             reset(writer)
             return False
         try:
-            request = self._log.change(number, body=await read_body(request, reader, writer))
+            body = await read_body(request, reader, writer)
+            request = self._log.change(number, body=body, heard=time.monotonic())
             return await self._answer(number, request, keep, reader, writer)
         except (OSError, EOFError):
             self._log.end(number, "hung up")

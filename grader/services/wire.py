@@ -20,7 +20,8 @@ BODY_LIMIT = 1024 * 1024
 class Request:
     """One request as it came.
 
-    `at` is an epoch time and `began` and `ended` are `time.monotonic()` readings, all in seconds;
+    `at` is an epoch time; `began`, `heard` (its body was there as well) and `ended` are
+    `time.monotonic()` readings, all in seconds;
     the request ended when its answer was handed to the system or its client was found gone.
     `path` is as it was sent; `key` is its part behind the service's prefix, decoded and without the
     query, and empty for other paths. `headers` have lower-case names; of `body` the first MiB is
@@ -37,6 +38,7 @@ class Request:
     body: str = ""
     answered: int | str | None = None
     began: float = 0.0
+    heard: float = 0.0
     ended: float | None = None
 
     def plain(self) -> dict[str, Any]:

@@ -27,6 +27,7 @@ ATTEMPTS = 5
 # How long a script may run before the server answers BUSY to everybody else.
 SCRIPT_MS = 2000
 BOOT_SECONDS = 15.0
+MOST_MEMORY = 2 * 1024**3
 # KEYS, INFO and SORT count as dangerous for Redis; ordinary programs use them.
 STUDENT_RIGHTS = "~* &* +@all -@admin -@dangerous +info +keys +sort +sort_ro"
 
@@ -41,10 +42,24 @@ daemonize no
 databases 16
 maxmemory 512mb
 client-output-buffer-limit pubsub 32mb 0 0
+client-output-buffer-limit normal 128mb 0 0
+client-query-buffer-limit 160mb
+proto-max-bulk-len 128mb
 lua-time-limit {script_ms}
 user default on >{secret} ~* &* +@all
 user student on >{student} {rights}
 """
+
+
+def _bound(pid: int) -> None:
+    """Bound the server's memory where the system can: `maxmemory` counts neither buffers nor Lua.
+
+    A server that needs more ends, and whoever filled it has destroyed it.
+    """
+    with contextlib.suppress(ImportError, AttributeError, OSError, ValueError):
+        import resource
+
+        resource.prlimit(pid, resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
 
 
 def embedded_binary() -> Path | None:
@@ -124,6 +139,7 @@ class RedisServer:
             student=self._student,
             rights=STUDENT_RIGHTS,
         )
+        _bound(self.child.pid)
         assert self.child.process.stdin
         with contextlib.suppress(BrokenPipeError):
             self.child.process.stdin.write(config.encode())

@@ -24,11 +24,14 @@ from grader.services.shop.state import STATES, Refusal
 current: contextvars.ContextVar[tuple[int, str, str]] = contextvars.ContextVar("current")
 
 
+MOST = 1e12
+
+
 def to_cents(amount: float) -> int:
     """Return a JSON number of at most two decimals in cents; ValueError for any other."""
     try:
         cents = Decimal(str(amount)) * 100
-        if amount > 0 and cents == cents.to_integral_value():
+        if 0 < amount < MOST and cents == cents.to_integral_value():
             return int(cents)
     except (InvalidOperation, OverflowError):
         pass

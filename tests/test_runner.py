@@ -447,7 +447,8 @@ def test_redis_refuses_administrators_commands(judge):
 DEEP = WORK.replace(
     "return x + y",
     # A name of each process's own: the second call may be another child's.
-    "for _ in range(1500):\n        os.mkdir(str(os.getpid()))\n        os.chdir(str(os.getpid()))\n"
+    "for _ in range(1500):\n        name = str(os.getpid())\n"
+    "        os.mkdir(name)\n        os.chdir(name)\n"
     "    return x + y",
 )
 

@@ -10,16 +10,14 @@ import contextlib
 import json
 import os
 import random
-import secrets
 import sqlite3
-import stat
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
+from grader.files import LARGEST, bounded, content, write
 from grader.history import Call
 
 if TYPE_CHECKING:
@@ -41,41 +39,7 @@ SCHEMA = (
 
 SHANGHAI, BERLIN = ZoneInfo("Asia/Shanghai"), ZoneInfo("Europe/Berlin")
 SECOND, MINUTE, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(days=1)
-LARGEST = 32 * 2**20
-QUERY_SECONDS, MOST_ROWS = 20.0, 1_000_000
 FEATURES = ("search", "export", "upload", "share")
-
-
-# Files in a folder that the submission writes to, too: it may have put anything there
-
-
-def content(path: Path, most: int = LARGEST) -> bytes | None:
-    """Return what a regular file holds, at most so many bytes; None where there is none."""
-    with opened(path) as file, contextlib.suppress(OSError):
-        return file.read(most) if file else None
-    return None
-
-
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[BinaryIO | None]:
-    """Open a regular file for reading; None for a link, a pipe or nothing at all."""
-    with contextlib.ExitStack() as stack:
-        found = None
-        with contextlib.suppress(OSError):
-            number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-            file = stack.enter_context(open(number, "rb"))
-            found = file if stat.S_ISREG(os.fstat(number).st_mode) else None
-        yield found
-
-
-def write(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Put a file in place in one step; a link that lies there is replaced, never followed."""
-    draft = path.with_name(f".{secrets.token_hex(8)}")
-    number = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-    with open(number, "wb") as file:
-        os.fchmod(number, mode)
-        file.write(data)
-    draft.replace(path)
 
 
 def reports(lab: Lab) -> dict[str, bytes]:
@@ -146,18 +110,6 @@ def kept(lab: Lab, table: str) -> set[int]:
         with contextlib.closing(sqlite3.connect(path)) as db:
             return {row[0] for row in bounded(db, f"SELECT id FROM {table}")}
     return set()
-
-
-def bounded(db: sqlite3.Connection, query: str) -> list[Any]:
-    """Return a query's rows, where what is asked need not be a table that ends.
-
-    Raises:
-        sqlite3.DatabaseError: it takes QUERY_SECONDS, or a value is longer than a mebibyte.
-    """
-    over = time.monotonic() + QUERY_SECONDS
-    db.set_progress_handler(lambda: time.monotonic() > over, 10_000)
-    db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 2**20)
-    return db.execute(query).fetchmany(MOST_ROWS)
 
 
 @contextlib.contextmanager

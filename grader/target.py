@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import shutil
 import sqlite3
-import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from grader.errors import SubmissionFault
-from grader.ops import bounded, opened
+from grader.files import bounded, opened, writable
 
 # Which byte of a database SQLite locks before it writes, and which says, by a 2, that it locks a
 # file beside it instead, the write-ahead log's ("Database File Format", 1.3 and 1.5).
@@ -69,7 +66,7 @@ class Target:
                 copy.unlink()
                 _renew(copy, id)
             new = not self.target.exists()
-            with self._writable() as file:
+            with writable(self.target) as file:
                 file.truncate(0)
                 file.write(copy.read_bytes())
         # A killed worker leaves its log behind; whoever opens the file next would play it back.
@@ -95,27 +92,9 @@ class Target:
         if not self.target.exists():
             self.target.touch()  # to SQLite an empty file is a new database
             self.target.chmod(0o666)
-        with self._writable() as file:
+        with writable(self.target) as file:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, RESERVED_BYTE)
             yield
-
-    @contextlib.contextmanager
-    def _writable(self) -> Iterator[BinaryIO]:
-        """Open the target for writing; made if it is missing.
-
-        Raises:
-            SubmissionFault: a pipe, a link or a folder lies there: whoever opens it could wait for
-                ever.
-        """
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-        try:
-            number = os.open(self.target, flags, 0o666)
-        except OSError as error:
-            raise SubmissionFault("no_plain_file", name=self.target.name) from error
-        with open(number, "r+b") as file:
-            if not stat.S_ISREG(os.fstat(number).st_mode):
-                raise SubmissionFault("no_plain_file", name=self.target.name)
-            yield file
 
 
 def _renew(path: Path, id: str) -> None:

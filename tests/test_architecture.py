@@ -17,7 +17,7 @@ FILES = sorted(GRADER.rglob("*.py"))
 TESTS = sorted([*(ROOT / "tests").glob("*.py"), *(ROOT / "tests" / "benchmarks").glob("*.py")])
 LAYERS = (
     "errors words",
-    "check clock exercise history expect steps verdict containers timetable sun "
+    "check clock exercise files history expect steps verdict containers timetable sun "
     "ledger invariants schedule slope curve scene hints traffic",
     "process home place worker client publisher events tap faults links sandbox cell "
     "warden relay cgroup isolation submission services stack resources trail blame "

@@ -91,3 +91,12 @@ def test_work_without_an_end_is_not_settled(pipelines):
     works = pipelines(("received", "endless"), ("failed", OURS))
 
     assert not works.settle(0.05)
+
+
+def test_who_polls_without_an_end_is_settled_by_a_moments_rest(pipelines, monkeypatch):
+    """Where something new arrives all the time, a rest before and after our message has to do."""
+    monkeypatch.setattr("grader.pipeline.STALL_SECONDS", 0.0)
+    works = pipelines(("received", "poll"), ("succeeded", "poll"), ("failed", OURS))
+
+    assert works.settle(1)
+    assert works.lab.sent == 1

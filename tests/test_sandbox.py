@@ -347,17 +347,21 @@ def test_calls_that_nobody_needs_are_refused(run, kind):
     }
 
 
-def test_a_machine_without_libseccomp(run, monkeypatch):
-    """Where the library is missing, a submission runs all the same, and the lab knows."""
+def test_a_machine_without_libseccomp_is_known(monkeypatch):
+    """What can't be refused is not said to be."""
     sandbox.refuses_calls.cache_clear()
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     assert not sandbox.refuses_calls()
     sandbox.refuses_calls.cache_clear()
 
-    script = "import calls, json\ncalls.LIBRARY = 'libnone.so'\nprint(json.dumps(calls.refuse()))"
-    path = f"import sys\nsys.path.append({str(sandbox.INSIDE)!r})\n"
-    monkeypatch.undo()
-    assert run(path + script, "limits") is False
+
+def test_a_process_goes_on_without_libseccomp(run):
+    """Where the library is missing nothing is refused, and nothing fails."""
+    script = (
+        f"import json, sys; sys.path.append({str(sandbox.INSIDE)!r}); import calls\n"
+        "calls.LIBRARY = 'libnone.so'\nprint(json.dumps(calls.refuse()))"
+    )
+    assert run(script, "limits") is False
 
 
 # Modules

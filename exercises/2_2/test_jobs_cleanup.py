@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 from datetime import UTC, datetime, timedelta
 
-from grader import ops
+from grader import files, ops
 from grader.check import check, hint
 from grader.expect import fails_with
 
@@ -82,7 +82,7 @@ def header(path):
 
     Bytes 24 to 27 of an SQLite file count the transactions that changed it; 18 is the mode.
     """
-    head = (ops.content(path) or b"")[:100]
+    head = (files.content(path) or b"")[:100]
     return None if head[18:19] in (b"", b"\2") else int.from_bytes(head[24:28], "big")
 
 

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 from grader import ops, timetable
 from grader.check import check, hint
 from grader.expect import answers
+from grader.files import LARGEST, opened
 
 PATIENT = 5.0
 # What happens after the report could not be written is the submission's, also to try again later.
@@ -180,9 +181,9 @@ def read_meanwhile(lab, now, before):
     """Have the report replaced under a reader; return the name of a file that changed for him."""
     folder = lab.data / "reports"
     with contextlib.ExitStack() as stack:
-        files = {name: stack.enter_context(ops.opened(folder / name)) for name in before}
+        files = {name: stack.enter_context(opened(folder / name)) for name in before}
         report_at(lab, ops.SHANGHAI, now)
-        texts = {name: file.read(ops.LARGEST) for name, file in files.items() if file}
+        texts = {name: file.read(LARGEST) for name, file in files.items() if file}
         return next((name for name, text in texts.items() if text != before[name]), "")
 
 

@@ -18,6 +18,16 @@ MOST_EVENTS = 200_000
 MANY_EVENTS = 60_000
 
 
+def of_a_broker(error: BaseException) -> bool:
+    """Whether a client of Redis or RabbitMQ raised this error."""
+    import amqp
+    import kombu.exceptions
+    import redis
+
+    kinds = (redis.RedisError, amqp.AMQPError, kombu.exceptions.OperationalError)
+    return isinstance(error, kinds)
+
+
 def refused(error: BaseException) -> SubmissionFault | None:
     """Return the submission's fault for an error that a private Redis gave as its answer.
 

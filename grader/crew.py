@@ -219,16 +219,28 @@ class Crew:
         self.dirty = True
         kill_all((worker or self.worker).child.family, self.history.faults)
 
-    def kill_child(
-        self, child: psutil.Process | None = None, worker: Worker | None = None
-    ) -> psutil.Process:
-        """Kill one child of a worker's pool (SIGKILL) and return it; without one, the oldest.
+    def kill_child(self, worker: Worker | None = None) -> psutil.Process:
+        """Kill the oldest child of a worker's pool (SIGKILL) and return it.
 
         The worker stays fit for the next check: it replaces the child.
+
+        Raises:
+            SubmissionFault: the pool has no processes.
         """
         from grader.faults import kill_child
 
-        return kill_child((worker or self.worker).main, self.history.faults, child)
+        chosen = worker or self.worker
+        chosen.processes(1)
+        return kill_child(chosen.main, self.history.faults)
+
+    def kill_pool(self, worker: Worker | None = None) -> None:
+        """Kill all children of a worker's pool (SIGKILL); one that ends by itself is passed over.
+
+        The worker stays fit for the next check: it replaces them.
+        """
+        from grader.faults import kill_all
+
+        kill_all((worker or self.worker).pool, self.history.faults)
 
     def restart_broker(self, hard: bool = False) -> None:
         """Stop the run's broker and start it again with its queues and messages.

@@ -19,7 +19,9 @@ from typing import Any, BinaryIO
 from grader.errors import SubmissionFault
 
 LARGEST = 32 * 2**20
-QUERY_SECONDS, MOST_ROWS, LONGEST_VALUE = 20.0, 1_000_000, 2**20
+QUERY_SECONDS, LONGEST_VALUE = 5.0, 2**20
+# What a row takes at least in memory, about, and what all of them may.
+ROW_BYTES, MOST_BYTES = 100, 64 * 2**20
 
 
 def content(path: Path, most: int = LARGEST) -> bytes | None:
@@ -75,9 +77,16 @@ def bounded(db: sqlite3.Connection, query: str) -> list[Any]:
 
     Raises:
         sqlite3.DatabaseError: it takes QUERY_SECONDS of processor time (a busy machine takes none
-            of it away), or a value is longer than LONGEST_VALUE bytes.
+            of it away), a value is longer than LONGEST_VALUE bytes, or all of them take more than
+            MOST_BYTES.
     """
     over = time.thread_time() + QUERY_SECONDS
     db.set_progress_handler(lambda: time.thread_time() > over, 10_000)
     db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)
-    return db.execute(query).fetchmany(MOST_ROWS)
+    rows, size = [], 0
+    for row in db.execute(query):
+        rows.append(row)
+        size += ROW_BYTES + sum(len(value) for value in row if isinstance(value, str | bytes))
+        if size > MOST_BYTES:
+            raise sqlite3.DataError(f"more than {MOST_BYTES} bytes")
+    return rows

@@ -103,7 +103,7 @@ def alone(lab: Lab, *options: str) -> psutil.Process:
             them could pass for the pool's.
     """
     worker = lab.restart_worker(concurrency=1, options=(*NO_RECYCLING, *options))
-    lab.until(lambda: worker.pool)
+    lab.until(lambda: worker.pool, within=2)  # it has answered already
     found = worker.pool
     if not found:
         raise SubmissionFault("pool_too_small", count=1, seen=0)

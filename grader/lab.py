@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from grader.blame import deaf, drowned, flooded, refused
+from grader.blame import deaf, drowned, flooded, of_a_broker, refused
 from grader.cell import Cell
 from grader.crew import HAIL, Crew
 from grader.errors import LabFault, SubmissionFault
@@ -218,6 +218,19 @@ class Lab(Crew):
             raise
         except Exception as error:
             raise self._explain(error) from error
+
+    @contextlib.contextmanager
+    def judging(self) -> Iterator[None]:
+        """Say of a broker's error that reaches a check whose fault it is; others stay as they are.
+
+        Checks read from the run's Redis themselves, and a submission may have filled it.
+        """
+        try:
+            yield
+        except Exception as error:
+            if of_a_broker(error):
+                raise self._explain(error) from error
+            raise
 
     def _explain(self, error: Exception) -> Exception:
         """Say whose fault a lost connection is."""

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from grader.errors import LabFault
+from grader.errors import LabFault, SubmissionFault
 from grader.history import Call
 from grader.invariants import Breach, Sale, breaches
 from grader.ledger import Exchange, exchanges, timeline
@@ -55,8 +55,10 @@ class Orders:
         self.lab, self.shop = lab, shop
         self.shop.on_kill(self._kill)
         self._used: set[int] = lab.once("amounts", set)
-        self._seen, self._changed = 0, time.monotonic()
+        self._seen, self._read, self._changed = 0, 0, time.monotonic()
+        self._subjects: set[str] = lab.once("subjects", set)
         self._known: dict[Worker, psutil.Process] = {}
+        self._asked_elsewhere = False
 
     # Making and sending
 
@@ -101,7 +103,9 @@ class Orders:
         pieces = {str(row["id"]): int(str(row["quantity"])) for row in rows}
         own = [row for row in pieces if row != item]
         aliases = (body["user_id"], f"{cents / 100:.2f}", *own)
-        return Order(body, Sale(id, cents, pieces, tuple(map(str, aliases))))
+        sale = Sale(id, cents, pieces, tuple(map(str, aliases)))
+        self._subjects.update(sale.subjects)
+        return Order(body, sale)
 
     def _cents(self) -> int:
         """Draw an amount that no other order has and that binary floats can't hold.
@@ -158,11 +162,20 @@ class Orders:
         if not self.ended(calls):
             self.lab.dirty = True
 
+    def answered(self, calls: Sequence[Call], within: float) -> bool:
+        """Wait so many seconds for the results of these calls; return whether all are there."""
+        return bool(self.lab.until(lambda: not self.lab.publisher.fetch(calls), within))
+
     def quiet_for(self) -> float:
-        """Return for how many seconds neither a service nor a worker has been heard of."""
-        seen = len(self.lab.history.events) + len(self.shop.ledger.entries)
-        if seen != self._seen:
-            self._seen, self._changed = seen, time.monotonic()
+        """Return for how many seconds no worker was heard of, and no order at a service.
+
+        Requests for what is no order of ours are nobody's work: they could go on for ever.
+        """
+        events, entries = len(self.lab.history.events), self.shop.ledger.entries
+        new = entries[self._read :]
+        if events != self._seen or any(entry.subject in self._subjects for entry in new):
+            self._changed = time.monotonic()
+        self._seen, self._read = events, len(entries)
         return time.monotonic() - self._changed
 
     def ended(self, calls: Sequence[Call] = ()) -> bool:
@@ -222,11 +235,14 @@ class Orders:
         """Make sure that every request which met a kill had its process killed.
 
         Raises:
+            SubmissionFault: one was sent by a process of the worker's that is none of its pool.
             LabFault: one was not found in time.
         """
         met = [each for each in self.seen("", "") if each.fault.startswith("kill")]
         if missed := [each for each in met if each.answered != "killed"]:
-            raise LabFault("kill_missed", place=f"{missed[0].service} {missed[0].route}")
+            fault = SubmissionFault if self._asked_elsewhere else LabFault
+            sentence = "asked_elsewhere" if self._asked_elsewhere else "kill_missed"
+            raise fault(sentence, place=f"{missed[0].service} {missed[0].route}")
 
     def _kill(self, port: int, client: int) -> bool:
         """Kill the pool's child that has a request at this port; called on a service's thread."""
@@ -241,6 +257,8 @@ class Orders:
             return bool(seen) and same
 
         if not wait_for(settled):
+            everybody = [p for worker in self._known for p in worker.child.family]
+            self._asked_elsewhere |= any(connected(process, port) for process in everybody)
             return False
         with contextlib.suppress(LabFault):  # it died by itself just now
             kill_child(before[0][0], self.lab.history.faults, before[0][1])

@@ -13,7 +13,7 @@ import time
 import traceback
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
@@ -150,7 +150,7 @@ class Run:
         try:
             lab = self._fresh(lane) if check.live else self._reading()
             lab.rng = random.Random(self.seed ^ zlib.crc32(check.id.encode()))
-            with turn(check, lab) if check.live else contextlib.nullcontext():
+            with _turn(check, lab):
                 check.function(lab)
         except AssertionError as error:
             return self._failed(check, error)
@@ -256,6 +256,16 @@ class Run:
             self._drop(lane)
         if self._desk:
             self._desk.close()
+
+
+@contextlib.contextmanager
+def _turn(check: Check, lab: Any) -> Iterator[None]:
+    """Give a check its turn; a live one's is noted, and a broker's error in it explained."""
+    if not check.live:
+        yield
+        return
+    with turn(check, lab), lab.judging():
+        yield
 
 
 def _whole(points: float) -> float:

@@ -20,7 +20,8 @@ FORWARD = (
     ("notification", "send"),
     ("analytics", "track"),
 )
-BACKWARD = (("payment", "refund"), ("inventory", "release"), ("order", "mark_failed"))
+# route -> most faults in a row
+BACKWARD = {("payment", "refund"): 3, ("inventory", "release"): 3, ("order", "mark_failed"): 2}
 WRITES = (("payment", "process"), ("inventory", "update"), ("order", "create"))
 # name -> how often it is drawn. A "slow" answer comes after the client has given up.
 FAULTS = {
@@ -71,6 +72,12 @@ class Plan:
     twice: bool = False
     troubles: tuple[Trouble, ...] = ()
 
+    @property
+    def goes_well(self) -> bool:
+        """Whether nothing keeps it from being completed at once, and nothing goes wrong."""
+        forward = any((each.service, each.route) in FORWARD for each in self.troubles)
+        return (self.user, self.method) == ("user", "credit_card") and not (self.scarce or forward)
+
     def __str__(self) -> str:
         words = [self.user, self.method]
         words += ["scarce item"] if self.scarce else []
@@ -107,7 +114,11 @@ def _plan(rng: random.Random, number: int) -> Plan:
         kind = rng.choice(("lost", "status 503", "malformed"))
         troubles = [t for t in troubles if (t.service, t.route) not in WRITES]
         troubles.append(Trouble(*rng.choice(WRITES), (kind,) * TRIES))
-    troubles += [Trouble(*place, _faults(rng, 4)) for place in BACKWARD if rng.random() < 0.3]
+    troubles += [
+        Trouble(*place, _faults(rng, most))
+        for place, most in BACKWARD.items()
+        if rng.random() < 0.3
+    ]
     return Plan(
         number,
         _draw(rng, USERS),

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import requests
 
-from grader.errors import BadExercise, LabFault
+from grader.errors import BadExercise, LabFault, SubmissionFault
 from grader.exercise import ROOT, load
 from grader.home import Home
 from grader.lab import Lab
@@ -238,6 +238,16 @@ def test_an_unknown_placeholder_is_named(tmp_path, text):
 
     with pytest.raises(BadExercise, match=r"exercise\.toml.*environment\.LAB_JOBS_URL"):
         load(folder)
+
+
+def test_a_private_redis_that_refuses_a_check_is_the_submissions_fault(lab):
+    """Whatever a check asks of the run's own Redis itself, its refusal accuses the submission."""
+    lab.backend.set("a string", "x")
+
+    with pytest.raises(SubmissionFault, match="WRONGTYPE"), lab.judging():
+        lab.backend.lrange("a string", 0, -1)
+    with pytest.raises(AssertionError), lab.judging():
+        raise AssertionError
 
 
 # Faults on workers

@@ -76,12 +76,13 @@ def test_a_view_without_an_end_is_given_up(target, monkeypatch):
 
 
 def test_a_query_brings_no_more_than_can_be_kept(monkeypatch):
-    """Rows beyond the most are left, and a value too long is an error."""
-    monkeypatch.setattr(files, "MOST_ROWS", 3)
+    """A value too long is an error, and so is more than can be kept of shorter ones."""
+    monkeypatch.setattr(files, "MOST_BYTES", 1000)
     with closing(sqlite3.connect(":memory:")) as db:
-        assert bounded(db, "VALUES (1), (2), (3), (4)") == [(1,), (2,), (3,)]
-        with pytest.raises(sqlite3.DatabaseError):
-            bounded(db, "SELECT zeroblob(2000000)")
+        assert bounded(db, "VALUES (1), (2), (3), (4)") == [(1,), (2,), (3,), (4,)]
+        for query in ("SELECT zeroblob(2000000)", "VALUES (zeroblob(600)), (zeroblob(600))"):
+            with pytest.raises(sqlite3.DatabaseError):
+                bounded(db, query)
 
 
 def test_what_was_loaded_is_read(target):

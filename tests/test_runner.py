@@ -567,6 +567,9 @@ class Idle:
         self.history = History()
         self.worker = SimpleNamespace(alive=True)
 
+    def judging(self):
+        return contextlib.nullcontext()
+
     def save(self, path):
         raise OSError(30, "Read-only file system", str(path))
 

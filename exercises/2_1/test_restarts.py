@@ -23,6 +23,12 @@ from grader.pipeline import assert_patience
 from grader.services.http import hold, ok
 
 OWN_TOTAL = 17
+# Where a child is made to stand still, and the task that it stands in.
+STANDING = {
+    "validate": "validate_data",
+    "transform": "transform_data",
+    "aggregate": "aggregate_results",
+}
 SOON = 2.0  # seconds: for what is as good as done, and need not be seen
 DELIVERS = named("delivers_everything")  # in the other file
 
@@ -47,8 +53,7 @@ def killed(lab):
         worker = lab.restart_worker(concurrency=len(STAGES) + 3, extra={"LAB_STAND": str(folder)})
         worker.processes(1)  # a pool of threads has no child to kill
         runs, reached = {}, {}
-        for stage in ("validate_data", "transform_data", "aggregate_results"):
-            name = stage.partition("_")[0]
+        for name, stage in STANDING.items():
             runs[name], reached[name] = stopped_in(lab, works, folder, stage)
         # These three are held back by what a submission need not wait for longer than 5 seconds.
         source, pages = works.api(works.records(12), held=2)
@@ -69,8 +74,9 @@ def killed(lab):
             if "load" not in reached:
                 reached["load"] = lab.until(lambda: holds(lab, works.target), LOOK)
             reached["extract"] = lab.until(lambda: waiting(works, source), LOOK)
-            for child in list(lab.worker.pool):
-                lab.kill_child(child)
+            for name, stage in STANDING.items():
+                reached[name] = reached[name] and at_work(works, stage, runs[name].mark)
+            lab.kill_pool()
         if all(reached.values()):
             assert_patience(time.monotonic() - began)
         pages.release()
@@ -108,6 +114,11 @@ def stopped_in(lab, works, folder, function):
     # The other source's tasks are through: nobody is killed but in the stage that is meant.
     lab.until(lambda: transformed(works, run), SOON)
     return run, reached
+
+
+def at_work(works, function, mark):
+    """Whether one of these tasks has begun and not ended: the file alone anybody can take away."""
+    return any(step.starts and not step.ended for step in works.stage(function, mark))
 
 
 def holds(lab, path):

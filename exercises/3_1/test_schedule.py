@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grader.check import check, named
 from grader.fulfilment import MOST_TRIES, TIMEOUT, ends, works_of
-from grader.orders import LONGEST
+from grader.orders import LONGEST, STALL_SECONDS
 from grader.schedule import BACKWARD, FORWARD, draw, shrink, text
 from grader.services.shop.trouble import kill, status
 
@@ -81,10 +81,17 @@ def smaller(works, plans, orders, bad):
 
 
 def play_schedule(works, plans):
-    """Play a schedule and return its orders."""
+    """Play a schedule and return its orders.
+
+    All are sent at once but those that go well: these follow one by one, so that the failures of
+    the others do not all come in a row. Each circuit that opens, and each trial that fails, is a
+    wait of ten seconds more.
+    """
     orders = works.arrange(plans, slow=TIMEOUT + 0.5)
-    for plan, order in zip(plans, orders, strict=True):
-        for _ in range(1 + plan.twice):
-            works.send(order)
+    in_company = True
+    for plan, order in sorted(zip(plans, orders, strict=True), key=lambda row: row[0].goes_well):
+        calls = [works.send(order) for _ in range(1 + plan.twice)]
+        if plan.goes_well and in_company:
+            in_company = works.answered(calls, STALL_SECONDS)
     works.settle(orders)
     return orders

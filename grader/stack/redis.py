@@ -46,6 +46,8 @@ client-output-buffer-limit normal 128mb 0 0
 client-query-buffer-limit 160mb
 proto-max-bulk-len 128mb
 lua-time-limit {script_ms}
+crash-log-enabled no
+crash-memcheck-enabled no
 user default on >{secret} ~* &* +@all
 user student on >{student} {rights}
 """
@@ -54,7 +56,8 @@ user student on >{student} {rights}
 def _bound(pid: int) -> None:
     """Bound the server's memory where the system can: `maxmemory` counts neither buffers nor Lua.
 
-    A server that needs more ends, and whoever filled it has destroyed it.
+    A server that needs more ends, and whoever filled it has destroyed it. It ends at once: its own
+    report of a crash, with a search for broken memory, would keep its clients waiting for 10 s.
     """
     with contextlib.suppress(ImportError, AttributeError, OSError, ValueError):
         import resource

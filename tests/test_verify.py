@@ -15,6 +15,16 @@ def fails(paths, exercise):
 
 
 @pytest.mark.parametrize("id", IDS)
+def test_each_criterion_has_a_wrong_answer(id):
+    """A check that no wrong answer fails proves nothing."""
+    exercise = find(id)
+
+    proven = fails(cases(WRONG / id), exercise)
+
+    assert {row.id for row in exercise.criteria} == proven
+
+
+@pytest.mark.parametrize("id", IDS)
 def test_a_sample_proves_many_criteria(id):
     """Whatever the seed, a sample is full or proves all; each of its answers proves a new one."""
     exercise = find(id)

@@ -49,7 +49,7 @@ def steps(events: Events) -> dict[str, Step]:
             if at < min(step.received, default=float("inf")):
                 # A workflow's last task may end under the id of its first one.
                 parent = event.get("parent_id")
-                step.parent = parent if parent != id else None
+                step.parent = parent if isinstance(parent, str) and parent != id else None
             step.received.append(at)
             step.names.append(str(event.get("name")).rpartition(".")[2])
         elif kind == "task-started":
@@ -79,10 +79,10 @@ def quiet(events: Events, since: float = 0.0) -> bool:
 
 def ancestors(step: Step, steps: Mapping[str, Step]) -> list[Step]:
     """Return the tasks that led to this one, its parent first."""
-    found: list[Step] = []
-    while step.parent and (above := steps.get(step.parent)) and above not in found:
-        found.append(step := above)
-    return found
+    line = [step]
+    while (above := steps.get(line[-1].parent or "")) and above not in line:
+        line.append(above)
+    return line[1:]
 
 
 def matched(moments: Sequence[float], spans: Sequence[tuple[float, float]]) -> int:

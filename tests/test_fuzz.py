@@ -24,10 +24,13 @@ from grader.exercise import EXERCISES, find, load
 from grader.expect import answers, fails_with, lists, returns
 from grader.history import Call, History, Message, Reply
 from grader.home import ledger_processes
+from grader.order import put_off
 from grader.report import FORMATS, render
+from grader.scene import scene
 from grader.services.browse import ask
 from grader.services.http import HttpService
 from grader.services.wire import parse
+from grader.steps import ancestors, quiet, spans, steps
 from grader.submission import Submission
 from grader.tap import RabbitTap, RedisTap
 from grader.verdict import Finding, Result, Verdict
@@ -255,6 +258,29 @@ def test_events(receiver, body):
     history = History(events=listener.into)
     assert isinstance(history.events_of("id"), list)
     assert history.executions("id") >= 0
+
+
+KINDS = st.sampled_from(
+    ["task-received", "task-started", "task-succeeded", "task-retried", "task-revoked", "x"]
+)
+FEW = st.sampled_from(["a", "b"])
+EVENT = st.fixed_dictionaries(
+    {"type": KINDS | JSON, "uuid": FEW | JSON},
+    optional=dict.fromkeys(("timestamp", "parent_id", "name", "eta", "retries"), FEW | JSON),
+)
+
+
+@given(st.lists(EVENT))
+def test_what_events_tell(events):
+    """Any values in the workers' events are read as steps of a workflow, or passed over."""
+    found = steps(events)
+
+    assert quiet(events) in (True, False)
+    assert put_off(events, 4.0) in (True, False)
+    for step in found.values():
+        assert step not in ancestors(step, found)
+        assert len(spans(step)) == len(step.received)
+    json.dumps(scene(History(events=events)), default=str)
 
 
 @given(st.lists(st.builds(Message, *[ANY_TEXT] * 4, st.integers(-5, 5), ANY_TEXT, st.floats())))

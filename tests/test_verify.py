@@ -50,7 +50,7 @@ def test_a_seed_repeats_its_sample_and_others_draw_others():
 
 
 def test_a_sample_has_the_starter_the_challenges_and_one_right_answer(tmp_path):
-    """What `lab grade solutions` does not judge, the bonus criteria, is judged for the solution."""
+    """Beside wrong answers: the starter, one right answer, the bonus criteria of the solution."""
     exercise = find("1_2")
 
     tasks = {

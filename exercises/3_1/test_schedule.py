@@ -44,7 +44,7 @@ def test_killed_children(lab):
     lane="kills",
 )
 def test_random_schedule(lab):
-    """Forty orders at once, with random faults and killed children: every invariant holds."""
+    """Forty orders, most at once, with random faults and killed children: all invariants hold."""
     works = works_of(lab)
     plans = draw(lab.rng)
 

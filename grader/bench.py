@@ -54,13 +54,20 @@ def site(function: str) -> tuple[int, int]:
 
 
 def run(lab: Lab, module: str, function: str, *args: Any, times: int = 1) -> list[Call]:
-    """Have the lab's worker run a planted task."""
+    """Have the lab's worker run a planted task.
+
+    Raises:
+        SubmissionFault: it failed, which none does by itself: there was too little memory, say.
+    """
     task = f"{module}.{function}"
     calls = [
         lab.publisher.send(task, lab.queue(task), args, {}, PATIENCE / 3) for _ in range(times)
     ]
     lab.history.calls += calls
-    return lab.finish(calls)
+    for call in lab.finish(calls):
+        if call.reply and not call.reply.succeeded:
+            raise SubmissionFault("planted_failed", task=function, seen=call.reply.error_type)
+    return calls
 
 
 class Bench:

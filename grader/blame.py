@@ -6,6 +6,10 @@ commands. If it answers these with an error, or has too much to tell, the submis
 
 from __future__ import annotations
 
+import errno
+import shutil
+from pathlib import Path
+
 from grader.errors import LabFault, SubmissionFault
 
 # While the grader waits for a message of its own, an honest submission's processes send some ten
@@ -16,6 +20,8 @@ MOST_MESSAGES = 50_000
 MOST_EVENTS = 200_000
 # Three times as many as any exercise has: then a late answer is the flood's work.
 MANY_EVENTS = 60_000
+# Less room than that on the run's own disk, while there is more on the machine's: bytes.
+LITTLE = 1024 * 1024
 
 
 def of_a_broker(error: BaseException) -> bool:
@@ -26,6 +32,29 @@ def of_a_broker(error: BaseException) -> bool:
 
     kinds = (redis.RedisError, amqp.AMQPError, kombu.exceptions.OperationalError)
     return isinstance(error, kinds)
+
+
+def of_its_own(error: BaseException, *folders: Path) -> SubmissionFault | None:
+    """Return the submission's fault for an error over what it gave, or over where it writes.
+
+    Args:
+        error: what reached a check.
+        folders: where the submission puts what it likes.
+    """
+    if isinstance(error, OverflowError):  # no figure of ours is that large
+        return SubmissionFault("number_too_large", error=error)
+    if not isinstance(error, OSError):
+        return None
+    # Of two names the second is the one that was to be replaced.
+    names = [Path(n) for n in (error.filename2, error.filename) if isinstance(n, str | Path)]
+    if error.errno == errno.ENOSPC:
+        places = [*folders, *(name.parent for name in names[:1])]
+        full = any(shutil.disk_usage(place).free < LITTLE for place in places if place.exists())
+        return SubmissionFault("data_filled") if full else None
+    for name in names:
+        if any(name.is_relative_to(folder) for folder in folders):
+            return SubmissionFault("no_plain_file", name=name.name)
+    return None
 
 
 def refused(error: BaseException) -> SubmissionFault | None:

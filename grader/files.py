@@ -7,6 +7,7 @@ table: whoever opens or asks these like any other waits for ever, or runs out of
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import sqlite3
@@ -70,6 +71,18 @@ def writable(path: Path) -> Iterator[BinaryIO]:
         raise SubmissionFault("no_plain_file", name=path.name)
     with open(number, "r+b") as file:
         yield file
+
+
+def lock(file: BinaryIO, byte: int, name: str) -> None:
+    """Lock one byte of a file for writers, as SQLite would; closing the file gives it back.
+
+    Raises:
+        SubmissionFault: another process has locked it: whoever waited for that might wait for ever.
+    """
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+    except OSError as error:
+        raise SubmissionFault("file_locked", name=name) from error
 
 
 def bounded(db: sqlite3.Connection, query: str) -> list[Any]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from grader.blame import deaf, drowned, flooded, of_a_broker, refused
+from grader.blame import deaf, drowned, flooded, of_a_broker, of_its_own, refused
 from grader.cell import Cell
 from grader.crew import HAIL, Crew
 from grader.errors import LabFault, SubmissionFault
@@ -221,15 +221,19 @@ class Lab(Crew):
 
     @contextlib.contextmanager
     def judging(self) -> Iterator[None]:
-        """Say of a broker's error that reaches a check whose fault it is; others stay as they are.
+        """Say of an error that reaches a check whose fault it is, where that is plain.
 
-        Checks read from the run's Redis themselves, and a submission may have filled it.
+        Checks ask the run's Redis themselves, read where the submission writes and reckon with its
+        figures: it may have filled the one, put a folder in a file's place, or given 10 ** 400.
         """
         try:
             yield
         except Exception as error:
             if of_a_broker(error):
                 raise self._explain(error) from error
+            if fault := of_its_own(error, self.data, self.place.folder):
+                self.dirty = True
+                raise fault from error
             raise
 
     def _explain(self, error: Exception) -> Exception:

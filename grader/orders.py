@@ -240,9 +240,10 @@ class Orders:
         """
         met = [each for each in self.seen("", "") if each.fault.startswith("kill")]
         if missed := [each for each in met if each.answered != "killed"]:
-            fault = SubmissionFault if self._asked_elsewhere else LabFault
-            sentence = "asked_elsewhere" if self._asked_elsewhere else "kill_missed"
-            raise fault(sentence, place=f"{missed[0].service} {missed[0].route}")
+            place = f"{missed[0].service} {missed[0].route}"
+            if self._asked_elsewhere:
+                raise SubmissionFault("asked_elsewhere", place=place)
+            raise LabFault("kill_missed", place=place)
 
     def _kill(self, port: int, client: int) -> bool:
         """Kill the pool's child that has a request at this port; called on a service's thread."""

@@ -98,6 +98,18 @@ class Child:
         return []
 
     @property
+    def cpu_seconds(self) -> float:
+        """Processor time that the process and its living descendants have used."""
+        import psutil
+
+        total = 0.0
+        for process in self.family:
+            with contextlib.suppress(psutil.Error):
+                used = process.cpu_times()
+                total += used.user + used.system
+        return total
+
+    @property
     def _session(self) -> list[psutil.Process]:
         """The other processes of its session and group: also those whose parent has died."""
         return [] if self._pid_reused else session(self.pid)

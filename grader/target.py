@@ -7,7 +7,6 @@ never ends.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import shutil
 import sqlite3
 import tempfile
@@ -16,7 +15,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from grader.files import bounded, opened, writable
+from grader.errors import SubmissionFault
+from grader.files import bounded, lock, opened, writable
 
 # Which byte of a database SQLite locks before it writes, and which says, by a 2, that it locks a
 # file beside it instead, the write-ahead log's ("Database File Format", 1.3 and 1.5).
@@ -77,23 +77,33 @@ class Target:
 
     @property
     def lockable(self) -> bool:
-        """Whether `locked` keeps others from writing; not where there is a write-ahead log."""
+        """Whether `locked` keeps others from writing.
+
+        Not where there is a write-ahead log, and not while somebody else has the lock.
+        """
         if not self.target.exists():
             return True
         with opened(self.target) as file:
-            return not file or file.read(MODE_BYTE + 1)[MODE_BYTE:] != b"\x02"
+            if file and file.read(MODE_BYTE + 1)[MODE_BYTE:] == b"\x02":
+                return False
+        with contextlib.suppress(SubmissionFault), self.locked():
+            return True
+        return False
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the right to write into the target while the block runs, as another SQLite would.
 
         The lock ends when this process closes the file anywhere: don't read rows in the block.
+
+        Raises:
+            SubmissionFault: it is locked already, or no plain file.
         """
         if not self.target.exists():
             self.target.touch()  # to SQLite an empty file is a new database
             self.target.chmod(0o666)
         with writable(self.target) as file:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, RESERVED_BYTE)
+            lock(file, RESERVED_BYTE, self.target.name)
             yield
 
 

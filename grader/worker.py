@@ -98,12 +98,7 @@ class Worker:
     @property
     def cpu_seconds(self) -> float:
         """Processor time that the worker and its living children have used."""
-        total = 0.0
-        for process in self.child.family:
-            with contextlib.suppress(psutil.Error):
-                used = process.cpu_times()
-                total += used.user + used.system
-        return total
+        return self.child.cpu_seconds
 
     def death(self) -> SubmissionFault:
         """Return the error that tells how the worker ended, with the last lines of its log."""

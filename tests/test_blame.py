@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+from types import SimpleNamespace
 
 import pytest
 import redis
 
-from grader.blame import FLOOD, MANY_EVENTS, MOST_MESSAGES, deaf, drowned, refused
+from grader.blame import (
+    FLOOD,
+    MANY_EVENTS,
+    MOST_MESSAGES,
+    deaf,
+    drowned,
+    of_its_own,
+    refused,
+)
 from grader.errors import LabFault, SubmissionFault
 from grader.history import Message
 from grader.home import Home
@@ -39,6 +48,24 @@ def test_a_private_servers_refusal_is_the_submissions(error, key):
 def test_anything_else_is_not_judged_here(error):
     """A lost connection, or an error of our own, accuses nobody."""
     assert refused(error) is None
+
+
+def test_what_a_submission_gave_or_put_there_is_its_own(tmp_path):
+    """Figures beyond all numbers and folders in a file's place accuse the submission."""
+    there = OSError(21, "Is a directory", str(tmp_path / "target.db"))
+    elsewhere = OSError(21, "Is a directory", "/tmp")
+
+    assert of_its_own(OverflowError("int too large to convert to float"), tmp_path)
+    assert of_its_own(there, tmp_path)
+    for error in (elsewhere, OSError(28, "No space left on device"), ValueError("x")):
+        assert of_its_own(error, tmp_path) is None
+
+
+def test_a_full_disk_is_the_submissions_where_it_is_its_own(tmp_path, monkeypatch):
+    """Who can write no more to the run's data has the submission to thank, if that disk is full."""
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=4096))
+
+    assert of_its_own(OSError(28, "No space left on device"), tmp_path)
 
 
 def test_only_a_flood_makes_a_server_late():

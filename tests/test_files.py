@@ -56,7 +56,7 @@ def test_an_odd_target_has_no_rows(target, put):
     put(target.target)
 
     assert target.rows() == []
-    assert target.lockable
+    assert not target.lockable
     with pytest.raises(SubmissionFault), target.locked():
         pass
     with pytest.raises(SubmissionFault):

@@ -62,10 +62,10 @@ def killed(lab):
         # No other workflow has so many records: its notification is known by their number.
         runs["notify"] = works.start(of_records(works, OWN_TOTAL))
         reached["notify"] = lab.until(lambda: works.notices()[runs["notify"].notes :], LOOK)
-        if not works.lockable:
+        if not lab.until(lambda: works.lockable, SOON):
             runs["load"], reached["load"] = stopped_in(lab, works, folder, "load_data")
         began = time.monotonic()
-        with works.locked():
+        with contextlib.nullcontext() if "load" in runs else works.locked():
             if "load" not in runs:
                 # The load has the target open and waits for the right to write.
                 runs["load"] = works.start([works.database(), works.csv()])

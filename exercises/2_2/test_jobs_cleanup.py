@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 from datetime import UTC, datetime, timedelta
 
 from grader import files, ops
 from grader.check import check, hint
 from grader.expect import fails_with
+from grader.files import lock, writable
+from grader.target import RESERVED_BYTE
 
 PATIENT = 15.0
-# Which byte of a database SQLite locks before it writes ("Database File Format", 1.5).
-RESERVED = 0x40000001
 BAD = (True, False, "30", 2.5, 30.0, -1, None, [], {})
 
 
@@ -114,9 +113,8 @@ def test_cleanup_waits_its_turn(lab):
     """cleanup_old_data waits while another writer holds the database for two seconds."""
     path = ops.database(lab, audit_logs=[("2020-01-01T00:00:00Z",)] * 5)
 
-    # This byte is what SQLite locks for a writer.
-    with path.open("r+b") as file:
-        fcntl.lockf(file, fcntl.LOCK_EX, 1, RESERVED)
+    with writable(path) as file:
+        lock(file, RESERVED_BYTE, path.name)
         call = lab.send("cleanup_old_data", 30, within=PATIENT)
         lab.until(lambda: not lab.publisher.fetch([call]), within=2)
     lab.finish([call])

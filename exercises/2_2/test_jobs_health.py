@@ -24,7 +24,11 @@ def statuses(call):
     checks = ops.result(call).get("checks")
     found = checks if isinstance(checks, dict) else {}
     rows = {name: found.get(name) for name in COMPONENTS}
-    return {name: row.get("status") if isinstance(row, dict) else row for name, row in rows.items()}
+    # What is no object has no status, whatever it says.
+    return {
+        name: row.get("status") if isinstance(row, dict) else f'{row!r} != {{"status": ...}}'
+        for name, row in rows.items()
+    }
 
 
 def compare_health(lab, call, mistake="default", given="", **wanted):

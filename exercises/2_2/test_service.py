@@ -165,6 +165,7 @@ def test_dynamic_interval(lab):
     often, seldom = here.sent(here.often), here.sent(here.seldom)
     for row in here.beat.added:
         assert lab.fact("error" not in row, "interval_taken", every=SELDOM, seen=row.get("error"))
+    assert lab.fact(here.beat.added, "interval_taken", every=SELDOM, seen="-")
     since = here.beat.added[0]["at"]
     waited = round(often[0] - since, 1) if often else "-"
     prompt = bool(often) and often[0] <= since + PROMPT

@@ -20,8 +20,7 @@ FORWARD = (
     ("notification", "send"),
     ("analytics", "track"),
 )
-# route -> most faults in a row
-BACKWARD = {("payment", "refund"): 3, ("inventory", "release"): 3, ("order", "mark_failed"): 2}
+BACKWARD = (("payment", "refund"), ("inventory", "release"), ("order", "mark_failed"))
 WRITES = (("payment", "process"), ("inventory", "update"), ("order", "create"))
 # name -> how often it is drawn. A "slow" answer comes after the client has given up.
 FAULTS = {
@@ -114,11 +113,7 @@ def _plan(rng: random.Random, number: int) -> Plan:
         kind = rng.choice(("lost", "status 503", "malformed"))
         troubles = [t for t in troubles if (t.service, t.route) not in WRITES]
         troubles.append(Trouble(*rng.choice(WRITES), (kind,) * TRIES))
-    troubles += [
-        Trouble(*place, _faults(rng, most))
-        for place, most in BACKWARD.items()
-        if rng.random() < 0.3
-    ]
+    troubles += [Trouble(*place, _faults(rng, 4)) for place in BACKWARD if rng.random() < 0.3]
     return Plan(
         number,
         _draw(rng, USERS),

@@ -23,6 +23,7 @@ from grader.process import wait_until
 from grader.services.shop import Shop
 from grader.services.shop.desk import place
 from grader.services.shop.trouble import (
+    Troubles,
     fault_named,
     flap,
     hold,
@@ -238,6 +239,19 @@ def test_a_service_can_be_down(shop):
     assert [requests.get(url, timeout=9).status_code for _ in range(2)] == [500, 500]
     shop.down("user", None)
     assert requests.get(url, timeout=9).status_code == 200
+
+
+def test_failures_can_be_spaced():
+    """Where they are, a service fails so often in a row and no more; delays and kills go on."""
+    troubles = Troubles()
+    row = [lost(), refuse(), latency(0.3), status(500), status(500), status(500), kill()]
+    troubles.script("order", "create", "x", row)
+
+    with troubles.spaced(2):
+        met = [troubles.next("order", "create", "x") for _ in row]
+    assert met == [*row[:5], None, row[6]]
+    troubles.script("order", "create", "x", row)
+    assert [troubles.next("order", "create", "x") for _ in row] == row
 
 
 def test_faults_have_names():

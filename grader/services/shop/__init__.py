@@ -125,6 +125,10 @@ class Shop:
         """Let every request to a service meet this fault, until it is None again."""
         self._troubles.down(service, fault)
 
+    def spaced(self, most: int) -> contextlib.AbstractContextManager[None]:
+        """Let no service fail more often than that in a row while the block runs."""
+        return self._troubles.spaced(most)
+
     def on_kill(self, kill: Kill) -> None:
         """Say what ends the process whose request meets a `kill` fault."""
         self._troubles.kill = kill

@@ -6,9 +6,10 @@ keeps a request until something else has happened, and `kill` ends the process t
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 # Gets the service's port, the client's own port, and a way to ask whether the request still stands.
@@ -32,6 +33,11 @@ class Fault:
     status: int = 0
     wait: float = 0.0
     until: Callable[[], bool] | None = None
+
+    @property
+    def fails(self) -> bool:
+        """Whether a client that meets it says that the service failed."""
+        return self.kind not in ("hold", "kill") and (self.kind != "latency" or self.wait > 1)
 
     def __str__(self) -> str:
         details = (str(self.status) if self.status else "", f"{self.wait:g}s" if self.wait else "")
@@ -111,6 +117,8 @@ class Troubles:
     def __init__(self) -> None:
         self._scripts: defaultdict[tuple[str, str, str], deque[Fault | None]] = defaultdict(deque)
         self._down: dict[str, Fault] = {}
+        self._most_in_a_row = 0  # 0: as many as are scripted
+        self._in_a_row: Counter[str] = Counter()
         self._lock = threading.Lock()
         self.kill: Kill = lambda port, client: False
 
@@ -128,13 +136,35 @@ class Troubles:
             if fault:
                 self._down[service] = fault
 
+    @contextlib.contextmanager
+    def spaced(self, most: int) -> Iterator[None]:
+        """While the block runs, after so many failures in a row a service's next request goes well.
+
+        The fault that was scripted for that one is left out.
+        """
+        self._most_in_a_row = most
+        try:
+            yield
+        finally:
+            self._most_in_a_row = 0
+
     def next(self, service: str, route: str, subject: str) -> Fault | None:
         """Return what the next request of a subject meets."""
         with self._lock:
-            for place in ((service, route, subject), (service, route, "*")):
-                if script := self._scripts.get(place):
-                    return script.popleft()
-            return self._down.get(service)
+            fault = self._scripted(service, route, subject)
+            if not self._most_in_a_row:
+                return fault
+            if fault and fault.fails and self._in_a_row[service] < self._most_in_a_row:
+                self._in_a_row[service] += 1
+                return fault
+            self._in_a_row[service] = 0
+            return None if fault and fault.fails else fault
+
+    def _scripted(self, service: str, route: str, subject: str) -> Fault | None:
+        for place in ((service, route, subject), (service, route, "*")):
+            if script := self._scripts.get(place):
+                return script.popleft()
+        return self._down.get(service)
 
     @property
     def unmet(self) -> int:

@@ -78,7 +78,7 @@ def monday(lab):
     return lab.once("monday", lambda: Monday(lab))
 
 
-@check(lane="clock")
+@check(after=named("sends_all_five"), lane="clock")
 def test_fires_for_real(lab):
     """A real beat publishes what is due where a worker reads it: a Monday at one, sixtyfold."""
     run = monday(lab)

@@ -258,8 +258,7 @@ class Orders:
             return bool(seen) and same
 
         if not wait_for(settled):
-            everybody = [p for worker in self._known for p in worker.child.family]
-            self._asked_elsewhere |= any(connected(process, port) for process in everybody)
+            self._asked_elsewhere |= self._elsewhere(port)
             return False
         with contextlib.suppress(LabFault):  # it died by itself just now
             kill_child(before[0][0], self.lab.history.faults, before[0][1])
@@ -272,6 +271,12 @@ class Orders:
             if worker.alive and worker not in self._known:
                 self._known[worker] = worker.main
         return [main for worker, main in self._known.items() if worker.alive]
+
+    def _elsewhere(self, port: int) -> bool:
+        """Whether a process of a worker's is connected to the port that is none of its pool's."""
+        pool = {p for main in self._mains() for child in children(main) for p in family(child)}
+        everybody = {p for worker in self._known for p in worker.child.family}
+        return any(connected(process, port) for process in everybody - pool)
 
     def _holders(self, port: int, client: int) -> list[tuple[psutil.Process, psutil.Process]]:
         """Return (worker, child) for each child that has a connection to the port, or started one.

@@ -62,7 +62,7 @@ def killed(lab):
         # No other workflow has so many records: its notification is known by their number.
         runs["notify"] = works.start(of_records(works, OWN_TOTAL))
         reached["notify"] = lab.until(lambda: works.notices()[runs["notify"].notes :], LOOK)
-        if not lab.until(lambda: works.lockable, SOON):
+        if not works.lockable:
             runs["load"], reached["load"] = stopped_in(lab, works, folder, "load_data")
         began = time.monotonic()
         with contextlib.nullcontext() if "load" in runs else works.locked():

@@ -126,7 +126,7 @@ class Shop:
         self._troubles.down(service, fault)
 
     def spaced(self, most: int) -> contextlib.AbstractContextManager[None]:
-        """Let no service fail more often than that in a row while the block runs."""
+        """Let no service fail more often in a row while the block runs; 0: as often as scripted."""
         return self._troubles.spaced(most)
 
     def on_kill(self, kill: Kill) -> None:

@@ -140,7 +140,7 @@ class Troubles:
     def spaced(self, most: int) -> Iterator[None]:
         """While the block runs, after so many failures in a row a service's next request goes well.
 
-        The fault that was scripted for that one is left out.
+        The fault that was scripted for that one is left out. With 0 all are met as scripted.
         """
         self._most_in_a_row = most
         try:

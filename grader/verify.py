@@ -36,7 +36,7 @@ WRONG, RIGHT = ROOT / "tests" / "wrong_answers", ROOT / "tests" / "right_answers
 # Grading waits for processes to boot about half of its time.
 AT_ONCE = 3
 # With so many wrong answers of each exercise, CI stays below half an hour.
-SAMPLE = 10
+SAMPLE = 6
 Judge = Callable[[Result], list[str]]
 
 
@@ -82,7 +82,7 @@ def verify(
     Args:
         brokers: the brokers at hand; solutions are graded on all of them.
         full: everything on every broker, and every criterion of every wrong answer.
-        sample: of each exercise the starter, one right answer, a wrong one for each of ten
+        sample: of each exercise the starter, one right answer, a wrong one for each of six
             criteria, and the solution's bonus criteria on one broker, drawn by the seed.
         ids: exercises to verify, all by default.
     """

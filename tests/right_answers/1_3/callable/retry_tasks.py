@@ -79,8 +79,8 @@ def fetch_url(url):
     if answer.status_code in (429, *range(500, 600)):
         error = RetryLater(f"HTTP {answer.status_code}")
         header = answer.headers.get("Retry-After", "")
-        with suppress(ValueError):
-            error.after = float(int(header))
+        if header.isdecimal():
+            error.after = float(header)
         date = parsedate_tz(header) if error.after is None else None
         if date:
             with suppress(ValueError, OverflowError):

@@ -1,7 +1,7 @@
 """What beat sends when: a simulated fortnight in each of three zones, and a stop in the night.
 
 The submission's own `celery beat` runs, with its own scheduler, in a time of the lab's (see
-grader/inside/beat.py). When it sends what is held against grader/timetable.py.
+grader/simulation.py). When it sends what is held against grader/timetable.py.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import statistics
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from grader.beat import Simulation
 from grader.check import check, hint
+from grader.simulation import Simulation
 from grader.timetable import Wall, changes, compare
 
 ZONES = ("Asia/Shanghai", "Europe/Berlin", "America/New_York")
@@ -64,7 +64,7 @@ class Zone:
             first = [(begin, begin + DAY * 14)]
         self.legs = [(self.noon(a), self.noon(b)) for a, b in first]
         self.crontab, self.custom = custom(name, first[0][0] + DAY * 2)
-        place = lab.twin(self.tz.key.partition("/")[2].lower(), {"CELERY_TIMEZONE": name}).place
+        twin = lab.twin(self.tz.key.partition("/")[2].lower(), {"CELERY_TIMEZONE": name})
         legs = seconds(self.legs)
         # Six hours from each beginning, and the nights of the changes; all else is due on the hour.
         nights = [self.noon(day, 0) for day in self.changed or [first[0][0] + DAY * 8]]
@@ -73,7 +73,7 @@ class Zone:
         whole = [(self.legs[0][0] + HOUR, self.legs[0][0] + HOUR + EACH)]
         call = (MODULE + "schedule_custom_task", (CLEANUP, {"crontab": self.crontab}, [CUSTOM]))
         self.simulation = Simulation(
-            place, legs, fine=seconds(self.fine), whole=seconds(whole), add=[call]
+            twin, legs, fine=seconds(self.fine), whole=seconds(whole), add=[call]
         )
         lab.adopt_child(self.simulation.child)
 
@@ -310,7 +310,7 @@ class Stop:
         self.twin = lab.twin(f"stop-{name.lower()}")
         self.lab, self.second = lab, None
         leg = (self.at["begin"], self.at["end"])
-        self.first = Simulation(self.twin.place, [leg], add=add, end=number)
+        self.first = Simulation(self.twin, [leg], add=add, end=number)
         lab.adopt_child(self.first.child)
 
     def again(self):
@@ -319,7 +319,7 @@ class Stop:
             self.first.finish()
             self.twin.age(self.at["again"] - self.at["end"])
             leg = (self.at["again"], self.at["last"])
-            self.second = Simulation(self.twin.place, [leg])
+            self.second = Simulation(self.twin, [leg])
             self.lab.adopt_child(self.second.child)
         return self.second
 

@@ -89,7 +89,7 @@ def test_legs_follow_one_another():
     assert time.over
 
 
-@pytest.mark.parametrize("said, seen", [(-5.0, 0.0), (2.0, 2.0), (1e300, LOOKS)])
+@pytest.mark.parametrize(("said", "seen"), [(-5.0, 0.0), (2.0, 2.0), (1e300, LOOKS)])
 def test_a_beat_does_not_set_its_clock(said, seen):
     """What a beat says of the time is believed within some seconds, forwards."""
     time = passage()

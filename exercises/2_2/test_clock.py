@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 
 from grader import beat
 from grader.check import check, hint, named
+from grader.crew import HAIL
 from grader.simulation import Simulation
 
 MODULE = "scheduled_tasks."
@@ -18,7 +19,6 @@ EXPIRY = named("expiry")  # in test_schedule.py
 BOOT, PATIENT = 20.0, 30.0
 # Longer than a client's own retries last.
 OUTAGE = 12.0
-HAIL = "lab.ready"  # what the lab itself asks workers
 
 
 class Monday:

@@ -55,7 +55,7 @@ class Passage:
         for period in self.periods:
             self._marks[what, period] = self.now + period
 
-    def sleep(self, asked: float) -> float:
+    def rest(self, asked: float) -> float:
         """Let beat sleep for so many seconds, or longer where nothing counts.
 
         Returns:

@@ -13,14 +13,16 @@ import threading
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grader.beat import death
 from grader.errors import LabFault, SubmissionFault
 from grader.passage import Passage, Span
 from grader.process import wait_until
 from grader.queues import published
-from grader.twin import Twin
+
+if TYPE_CHECKING:
+    from grader.twin import Twin
 
 SIMULATION_SECONDS = 300.0
 # The part of that time that whoever is busy gets of a processor, also on a busy machine.
@@ -146,7 +148,7 @@ class Simulation:
         if self._time.real > 0 and self._calls:
             yield from self._call()
             asked = min(asked, SOON) if self._calls else asked
-        wait = self._time.sleep(asked)
+        wait = self._time.rest(asked)
         if self._time.real <= 0:
             self._give_up()
         yield {"end": self._end} if self.over else {"wait": wait, "to": self._time.now}

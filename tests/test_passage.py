@@ -19,7 +19,7 @@ def wake_ups(time, asked):
     """Sleep to the end, always for so long; return the seconds into the hour at each wake-up."""
     found = []
     while not time.over:
-        time.sleep(asked)
+        time.rest(asked)
         found.append(round(time.now % HOUR))
     return found[:-1]
 
@@ -64,16 +64,16 @@ def test_real_seconds_are_waited():
     """While real seconds are left, each sleep takes as long as on the wall; nothing is left out."""
     time = passage(real=6.0)
 
-    assert time.sleep(5.0) == 5.0 and time.now == BEGIN + 5
-    assert time.sleep(300.0) == 1.0 and time.real == 0
+    assert time.rest(5.0) == 5.0 and time.now == BEGIN + 5
+    assert time.rest(300.0) == 1.0 and time.real == 0
 
 
 def test_a_pace_makes_waits_shorter():
     """With a pace the waits are so many times shorter, those that are left out too."""
     time = passage(pace=60.0)
 
-    assert time.sleep(120.0) == 2.0
-    waited, before = time.sleep(30.0), time.now
+    assert time.rest(120.0) == 2.0
+    waited, before = time.rest(30.0), time.now
     assert waited == pytest.approx((before - BEGIN - 120.0) / 60.0)
 
 
@@ -83,9 +83,9 @@ def test_legs_follow_one_another():
     legs = [(BEGIN, BEGIN + 60), (later, later + 60)]
     time = Passage(list(legs), legs)
 
-    time.sleep(100.0)
+    time.rest(100.0)
     assert time.now == later and not time.over
-    time.sleep(100.0)
+    time.rest(100.0)
     assert time.over
 
 
@@ -101,6 +101,6 @@ def test_a_beat_does_not_set_its_clock(said, seen):
 def test_no_sleep_takes_the_time_back(asked):
     """A sleep of less than nothing is none."""
     time = passage(whole=[(BEGIN, BEGIN + HOUR)])
-    time.sleep(asked)
+    time.rest(asked)
 
     assert time.now == BEGIN

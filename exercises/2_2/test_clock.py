@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 from grader import beat
 from grader.check import check, hint, named
-from grader.crew import HAIL
+from grader.history import HAIL
 from grader.simulation import Simulation
 
 MODULE = "scheduled_tasks."

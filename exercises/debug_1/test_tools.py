@@ -6,10 +6,10 @@ import io
 
 from grader import bench, gauge
 from grader.check import check, hint
-from grader.crew import HAIL
 from grader.curve import sparkline
 from grader.expect import Expectation
 from grader.growth import alone
+from grader.history import HAIL
 from grader.words import Text
 
 LEAKS_KIB = (8, 64)

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from grader.client import Client
 from grader.errors import WorkerSilent
 from grader.exercise import Exercise
-from grader.history import Call, History
+from grader.history import HAIL, Call, History
 from grader.place import Place
 from grader.process import Child, wait_until
 from grader.publisher import Publisher
@@ -30,7 +30,6 @@ BOOT_SECONDS = 30.0
 STOP_SECONDS = 45.0
 # How long a worker that boots is waited for before it is asked once more.
 HAIL_SECONDS = 4.0
-HAIL = "lab.ready"
 # How long a worker that stands ready may take for that.
 ANSWER_SECONDS = 15.0
 

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from grader.blame import deaf, drowned, flooded, of_a_broker, of_its_own, refused
 from grader.cell import Cell
-from grader.crew import HAIL, Crew
+from grader.crew import Crew
 from grader.errors import LabFault, SubmissionFault
 from grader.events import Listener
 from grader.exercise import Exercise
 from grader.expect import fact
-from grader.history import Call, History
+from grader.history import HAIL, Call, History
 from grader.home import remove
 from grader.place import Place
 from grader.process import Child, stopped, wait_until

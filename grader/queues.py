@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import json
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 # Where kombu keeps the messages that a worker has taken and not acknowledged.
@@ -10,6 +12,7 @@ UNACKED = "unacked"
 # How kombu names the lists of the higher priorities of a queue.
 PRIORITIES = "{}\x06\x16{}"
 STEPS = (3, 6, 9)
+PAGE = 1000
 
 
 def left(broker: str, url: str, names: Iterable[str]) -> dict[str, int]:
@@ -24,6 +27,27 @@ def left(broker: str, url: str, names: Iterable[str]) -> dict[str, int]:
     """
     found = (_in_redis if broker == "redis" else _in_rabbitmq)(url, set(names))
     return {name: count for name, count in found.items() if count}
+
+
+def published(client: Any) -> set[tuple[str, str]]:
+    """Return task and id of every task message in the lists of a Redis, whatever they are called.
+
+    Args:
+        client: connected to a Redis that nobody consumes from.
+    """
+    found = set()
+    for payload in _elements(client):
+        # Anything can lie in a list.
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+            headers = json.loads(payload)["headers"]
+            found.add((str(headers["task"]), str(headers["id"])))
+    return found
+
+
+def _elements(client: Any) -> Iterator[bytes]:
+    for key in client.scan_iter(count=1000, _type="list"):
+        for start in range(0, client.llen(key), PAGE):
+            yield from client.lrange(key, start, start + PAGE - 1)
 
 
 def _in_redis(url: str, names: set[str]) -> dict[str, int]:

@@ -21,7 +21,7 @@ LAYERS = (
     "ledger invariants schedule slope curve scene hints traffic",
     "process home place worker client publisher events tap faults links sandbox cell "
     "warden relay cgroup isolation submission services stack resources trail blame "
-    "extras queues twin beat gauge starter order",
+    "extras queues twin beat passage simulation gauge starter order",
     "private crew lab desk target pipeline outcome orders fulfilment job ops growth bench runner "
     "session grading",
     "report rubric documents notebook variant verify doctor attacks progress plan record tutor "

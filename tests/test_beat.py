@@ -10,12 +10,12 @@ import psutil
 import pytest
 
 from grader import beat
-from grader.beat import Sending, Simulation
 from grader.errors import LabFault, SubmissionFault
 from grader.exercise import load
 from grader.home import Home
 from grader.lab import Lab
 from grader.sandbox import best
+from grader.simulation import Sending, Simulation
 from grader.stack.provider import Stack
 from grader.submission import Submission
 
@@ -109,7 +109,7 @@ def hours(count):
 def simulate(lab, name, legs, twin=None, env=None, **plan):
     """Run a simulation to its end."""
     twin = twin or lab.twin(name, env)
-    run = Simulation(twin.place, legs, **plan)
+    run = Simulation(twin, legs, **plan)
     lab.adopt_child(run.child)
     return run.finish()
 
@@ -180,7 +180,7 @@ def test_calls_are_made_while_it_runs(lab):
     """A plan's calls are made in beat's own process; an error of theirs is told."""
     run = simulate(lab, "calls", [hours(0.2)], add=[("work.daily", [1]), ("work.nothing", [])])
 
-    assert [row["added"] for row in run.added] == ["work.daily", "work.nothing"]
+    assert [row["called"] for row in run.added] == ["work.daily", "work.nothing"]
     assert "error" not in run.added[0] and "NotRegistered" in run.added[1]["error"]
 
 
@@ -192,7 +192,7 @@ def test_a_beat_that_ends_by_itself(lab):
 
 def test_a_simulation_that_takes_too_long(lab):
     """A simulation that is not through in time proves nothing against the submission."""
-    run = Simulation(lab.twin("slow").place, [hours(1)], pace=1)
+    run = Simulation(lab.twin("slow"), [hours(1)], pace=1)
     lab.adopt_child(run.child)
 
     with pytest.raises(LabFault, match="not through"):
@@ -201,10 +201,10 @@ def test_a_simulation_that_takes_too_long(lab):
 
 
 def test_a_real_beat_publishes(lab):
-    """With `publish` the messages reach the broker, from where they are executed."""
+    """What is sent reaches the broker, from where they are executed."""
     urls = lab.space.environment
     with lab.tapped():
-        run = Simulation(lab.twin("real", urls).place, [hours(1)], pace=600, publish=True)
+        run = Simulation(lab.twin("real", urls), [hours(1)], pace=600)
         lab.adopt_child(run.child)
         assert lab.until(lambda: lab.history.messages, within=20)
         run.child.end()
@@ -235,9 +235,9 @@ def test_idle_is_a_process_that_waits(lab):
 @pytest.mark.parametrize("expires", [None, "soon", 5])
 def test_an_odd_expiry_is_none(expires):
     """What is no time says nothing about how long a message lives."""
-    row = {"sent": "a", "at": 1.0, "args": 5, "kwargs": {}, "expires": expires}
+    row = {"sent": "a", "id": 7, "args": 5, "kwargs": {}, "expires": expires}
 
-    assert Sending.of(row) == Sending("a", 1.0, [5], {}, None)
+    assert Sending.of(row, 1.0) == Sending("a", "7", 1.0, [5], {}, None)
 
 
 def test_a_twin_ages(lab):

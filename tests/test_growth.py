@@ -65,9 +65,9 @@ def test_an_instrument_that_never_ends_is_left_alone():
         raise ClientSilent("client_silent", module="x", seconds=within)
 
     place = bench.Bench.__new__(bench.Bench)
-    place._busy = False
+    place._busy, place.planted = False, bench.Planted("shop", {"idle": "rest"}, 5)
     place._client = SimpleNamespace(
-        start=lambda do, **request: asked.append(request["function"]),
+        start=lambda do, **request: asked.append(request["args"][0]),
         answer=silent,
         call=lambda function, *_: asked.append(function) or SimpleNamespace(error=""),
     )
@@ -75,7 +75,21 @@ def test_an_instrument_that_never_ends_is_left_alone():
     with place.worker():
         assert place.say("idle", within=1) is None
 
-    assert asked == ["begin", "instrument"]
+    assert asked == ["begin", "shop.rest"]
+
+
+def test_what_is_planted_gives_no_answer_away():
+    """Names are drawn, numbers masked; each task stays at its line, and undoes the mask."""
+    tasks = bench.TASK.findall(bench.SOURCE.read_text(encoding="utf-8"))
+    planted = bench.Planted("shop", {name: f"t{n}" for n, name in enumerate(tasks)}, 0b1010)
+
+    assert {"hold", "saw", "fill", "idle"} <= set(tasks)
+    assert planted.masked([64, "x"]) == [64 ^ 0b1010, "x"]
+    assert planted.task("hold") == f"shop.{planted.names['hold']}"
+    lines = planted.source.splitlines()
+    assert lines[bench.site("hold")[0] - 1].startswith(f"def {planted.names['hold']}(")
+    assert "MASK = 10" in lines
+    assert not [name for name in tasks if f"def {name}(" in planted.source]
 
 
 def test_the_slope_is_a_tasks():

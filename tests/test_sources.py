@@ -89,6 +89,16 @@ def test_pages_follow_each_other(service, size, lengths):
     assert [record for page in found for record in page] == RECORDS
 
 
+def test_a_bare_page_stands_between_the_others(service):
+    """A page without records is in the middle, and nothing of what follows is lost."""
+    service.rule("a", Pages(RECORDS, size=5, bare=2))
+
+    pages = pages_of(service, "a")
+
+    assert [len(page) for page in pages][:3] == [5, 0, len(RECORDS[5:10])]
+    assert sum(map(len, pages)) == len(RECORDS)
+
+
 def test_an_empty_source_has_one_page(service):
     """A source without records answers page 1 with none."""
     service.rule("a", Pages([]))

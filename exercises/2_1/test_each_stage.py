@@ -56,7 +56,7 @@ def test_reads_every_source(lab):
 
 @check(after=test_reads_every_source)
 def test_reads_unusual_sources(lab):
-    """A byte order mark, a query, a full last page, a slow page, many pages: nothing is lost."""
+    """A byte order mark, a query, a full, a bare and a slow page, many pages: nothing is lost."""
     works = works_of(lab)
     slow, _ = works.api(slow=2)
     sources = [
@@ -64,6 +64,7 @@ def test_reads_unusual_sources(lab):
         works.csv(mark=True),
         works.api(works.records(23), query={"team": "7", "full": "yes"})[0],
         works.api(works.records(10))[0],  # its last page is full
+        works.api(works.records(12), bare=2)[0],  # a page without records is not the last
         works.api(works.records(1))[0],
         works.api(works.records(30), size=1)[0],
         works.database(works.records(1500)),
@@ -172,7 +173,7 @@ MISTAKES = (
 def telling(rng):
     """Draw amounts that the mistakes get wrong, and a few that are odd in another way."""
     amounts = [f"{whole}.{part:03d}" for whole in range(10) for part in range(5, 1000, 10)]
-    drawn = {"0.125", "-0.125", "2.675", "0.375", "12345678.9", "-3", "1e-3"}
+    drawn = {"0.125", "-0.125", "2.675", "0.375", "12345678.9", "-3", "1e-3", "1.0250000001"}
     for mistake in MISTAKES:
         shown = [text for text in amounts if mistake(text) != exactly(text)]
         drawn.update(rng.sample(shown, 2))

@@ -7,6 +7,8 @@ from zoneinfo import ZoneInfo
 
 from grader import beat
 from grader.check import check, hint, named
+from grader.history import HAIL
+from grader.simulation import Simulation
 
 MODULE = "scheduled_tasks."
 HEALTH = MODULE + "system_health_check"
@@ -17,7 +19,6 @@ EXPIRY = named("expiry")  # in test_schedule.py
 BOOT, PATIENT = 20.0, 30.0
 # Longer than a client's own retries last.
 OUTAGE = 12.0
-HAIL = "lab.ready"  # what the lab itself asks workers
 
 
 class Monday:
@@ -36,7 +37,7 @@ class Monday:
         with lab.tapped(), lab.frozen():
             if beat.faketime():
                 self.how = "faketime"
-                self.run("monday", lambda place: beat.start(place, faked=self.begin), within=30)
+                self.run("monday", lambda twin: beat.start(twin.place, faked=self.begin), within=30)
             if not self.complete:
                 self.how = "simulation x60"
                 self.run("again", self.simulation, within=60)
@@ -44,10 +45,10 @@ class Monday:
             raise beat.death(self.child)
         self.child.end()
 
-    def simulation(self, place):
+    def simulation(self, twin):
         """Start a beat whose sleeps are shortened."""
         leg = (self.begin, self.begin + 3600)
-        return beat.Simulation(place, [leg], pace=60, publish=True).child
+        return Simulation(twin, [leg], pace=60).child
 
     def run(self, name, start, within):
         """Let a beat publish until everything that is due by then was seen, or it has ended."""
@@ -56,7 +57,7 @@ class Monday:
             "CELERY_RESULT_BACKEND": self.lab.space.student_backend,
         }
         before = len(self.lab.history.messages)
-        self.child = self.lab.adopt_child(start(self.lab.twin(name, urls).place))
+        self.child = self.lab.adopt_child(start(self.lab.twin(name, urls)))
 
         def over():
             self.seen = {m.task for m in self.lab.history.messages[before:]}
@@ -114,7 +115,7 @@ def test_recovers(lab):
         server.down(hard=True)
     begin = datetime(2024, 3, 4, 12, 0, tzinfo=ZoneInfo("Asia/Shanghai")).timestamp()
     # The health check is due every second.
-    run = beat.Simulation(twin.place, [(begin, begin + 86400)], pace=300)
+    run = Simulation(twin, [(begin, begin + 86400)], pace=300)
     lab.adopt_child(run.child)
     try:
         lab.until(lambda: run.conf or not run.child.alive, within=BOOT)
@@ -122,10 +123,11 @@ def test_recovers(lab):
     finally:
         for server in twin.servers.values():
             server.up()
-    before = len(run.sent)
-    lab.until(lambda: len(run.sent) > before + 2 or not run.child.alive, within=PATIENT)
+    before = run.published()
+    lab.until(lambda: run.published() > before + 2 or not run.child.alive, within=PATIENT)
     log = run.child.output.text.strip().splitlines()[-1:]
-    said = {"seen": len(run.sent) - before, "alive": run.child.alive, "log": log}
-    good = run.child.alive and len(run.sent) > before + 2
+    seen = run.published() - before
+    said = {"seen": seen, "alive": run.child.alive, "log": log}
+    good = run.child.alive and seen > 2
     run.child.end()
     assert lab.fact(good, "recovers", **said), hint("died" if not said["alive"] else "default")

@@ -131,7 +131,8 @@ def test_report_of_yesterday(lab):
 @check(after=test_report_of_yesterday)
 def test_report_file(lab):
     """The report is also written to daily_report_YYYYMMDD.json; a second run replaces it."""
-    now = ops.drawn_day(lab, ops.SHANGHAI, 6, lab.rng.randint(2, 28), 8, 0)
+    # So early that UTC has another date.
+    now = ops.drawn_day(lab, ops.SHANGHAI, 6, lab.rng.randint(2, 28), lab.rng.randint(1, 7), 30)
     name = f"daily_report_{(now.astimezone(ops.SHANGHAI) - ops.DAY):%Y%m%d}.json"
     for _ in range(2):
         call, wanted, _ = report_at(lab, ops.SHANGHAI, now)

@@ -1,7 +1,7 @@
 """What beat sends when: a simulated fortnight in each of three zones, and a stop in the night.
 
 The submission's own `celery beat` runs, with its own scheduler, in a time of the lab's (see
-grader/inside/beat.py). When it sends what is held against grader/timetable.py.
+grader/simulation.py). When it sends what is held against grader/timetable.py.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import statistics
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from grader.beat import Simulation
 from grader.check import check, hint
+from grader.simulation import Simulation
 from grader.timetable import Wall, changes, compare
 
 ZONES = ("Asia/Shanghai", "Europe/Berlin", "America/New_York")
@@ -63,17 +63,21 @@ class Zone:
             begin = datetime(year, draw.randint(1, 12), draw.randint(18, 28)).date()
             first = [(begin, begin + DAY * 14)]
         self.legs = [(self.noon(a), self.noon(b)) for a, b in first]
-        self.crontab, self.custom = custom(name, first[0][0] + DAY * 2)
-        place = lab.twin(self.tz.key.partition("/")[2].lower(), {"CELERY_TIMEZONE": name}).place
+        # The lab's own entries, each told by its argument.
+        self.customs = dict(enumerate(custom(name, first[0][0] + DAY * 2), CUSTOM))
+        twin = lab.twin(self.tz.key.partition("/")[2].lower(), {"CELERY_TIMEZONE": name})
         legs = seconds(self.legs)
         # Six hours from each beginning, and the nights of the changes; all else is due on the hour.
         nights = [self.noon(day, 0) for day in self.changed or [first[0][0] + DAY * 8]]
         self.fine = [(at, at + HOUR * 6) for at in [a for a, _ in self.legs] + nights]
         # Who looks for news every few seconds would seem to check at the instants that count only.
         whole = [(self.legs[0][0] + HOUR, self.legs[0][0] + HOUR + EACH)]
-        call = (MODULE + "schedule_custom_task", (CLEANUP, {"crontab": self.crontab}, [CUSTOM]))
+        calls = [
+            (MODULE + "schedule_custom_task", (CLEANUP, {"crontab": crontab}, [days]))
+            for days, (crontab, _) in self.customs.items()
+        ]
         self.simulation = Simulation(
-            place, legs, fine=seconds(self.fine), whole=seconds(whole), add=[call]
+            twin, legs, fine=seconds(self.fine), whole=seconds(whole), add=calls
         )
         lab.adopt_child(self.simulation.child)
 
@@ -82,14 +86,17 @@ class Zone:
         noon = datetime(day.year, day.month, day.day, hour, tzinfo=self.tz)
         return noon.astimezone(UTC) + OFF
 
-    def sent(self, task, custom=False):
-        """Return when a task was sent, as far as it is judged."""
+    def rows(self, task, custom=None):
+        """Return what was sent of a task: of the given entry of the lab's, or of none of them."""
         rows = [row for row in self.simulation.sent if row.task == task]
-        if task == CLEANUP:
-            rows = [row for row in rows if (days_of(row) == CUSTOM) is custom]
-        return [
-            row.at for row in rows if any(a <= row.at < b for a, b in seconds(self.judged(task)))
-        ]
+        if custom is not None:
+            return [row for row in rows if days_of(row) == custom]
+        return [row for row in rows if task != CLEANUP or days_of(row) not in list(self.customs)]
+
+    def sent(self, task, custom=None):
+        """Return when a task was sent, as far as it is judged."""
+        spans = seconds(self.judged(task))
+        return [row.at for row in self.rows(task, custom) if any(a <= row.at < b for a, b in spans)]
 
     def judged(self, task):
         """Return the spans in which a task is judged, once beat has settled there."""
@@ -105,7 +112,7 @@ class Zone:
         """Whether an instant is on a day at which the clock is changed."""
         return at.astimezone(self.tz).date() in self.changed
 
-    def difference(self, task, wall, on_change=False, custom=False):
+    def difference(self, task, wall, on_change=False, custom=None):
         """Compare when a task was sent with when it was due."""
         seen = [
             at
@@ -121,14 +128,14 @@ def seconds(spans):
 
 
 def custom(name, day):
-    """Return a crontab for the lab's own entry, and when it is due."""
+    """Return the crontabs of the lab's own entries, each with when it is due."""
     if name == "Asia/Shanghai":
-        wall = Wall(hours=(6,), days=(day.day,))
-        return f"0 6 {day.day} {day.month} *", wall
+        date = (f"0 6 {day.day} {day.month} *", Wall(hours=(6,), days=(day.day,)))
+        return [date, ("0 5 * * 0,6", Wall(hours=(5,), weekdays=(5, 6)))]
     if name == "Europe/Berlin":
         # On the first afternoon, which is lived through minute by minute: no full hour.
-        return "25 15 * * 4", Wall(hours=(15,), minutes=(25,), weekdays=(3,))
-    return "0 6-7 * * 2-4", Wall(hours=(6, 7), weekdays=(1, 2, 3))
+        return [("25 15 * * 4", Wall(hours=(15,), minutes=(25,), weekdays=(3,)))]
+    return [("0 6-7 * * 2-4", Wall(hours=(6, 7), weekdays=(1, 2, 3)))]
 
 
 def days_of(row):
@@ -187,7 +194,7 @@ def test_sends_all_five(lab):
             "seen": ", ".join(sorted(seen)) or "-",
         }
         assert lab.fact(not missing, "sends", log=words(zone), **said), hint("arguments")
-        days = {repr(days_of(r)) for r in zone.simulation.sent if r.task == CLEANUP} - {str(CUSTOM)}
+        days = {repr(days_of(row)) for row in zone.rows(CLEANUP)}
         assert lab.fact(days == {"30"}, "argument", seen=", ".join(sorted(days)))
         conf = zone.simulation.conf
         assert lab.fact(conf.get("enable_utc") is True, "enable_utc", seen=conf.get("enable_utc"))
@@ -262,16 +269,15 @@ def test_custom_crontab(lab):
     """An entry that schedule_custom_task added with a crontab fires at its local times."""
     for zone in finished(lab):
         for row in zone.simulation.added:
-            said = {"crontab": zone.crontab, "seen": row.get("error") or row.get("value")}
+            crontabs = ", ".join(crontab for crontab, _ in zone.customs.values())
+            said = {"crontab": crontabs, "seen": row.get("error") or row.get("value")}
             assert lab.fact("error" not in row, "added", **said)
-        found = zone.difference(CLEANUP, zone.custom, custom=True)
-        at = found and found.at.astimezone(zone.tz)
-        said = {
-            "crontab": zone.crontab,
-            "zone": zone.name,
-            "at": f"{at:%A %Y-%m-%d %H:%M}" if at else "",
-        }
-        assert lab.fact(found is None, f"crontab_{found.kind if found else 'missing'}", **said)
+        for days, (crontab, wall) in zone.customs.items():
+            found = zone.difference(CLEANUP, wall, custom=days)
+            at = found and found.at.astimezone(zone.tz)
+            said = {"crontab": crontab, "zone": zone.name}
+            said["at"] = f"{at:%A %Y-%m-%d %H:%M}" if at else ""
+            assert lab.fact(found is None, f"crontab_{found.kind if found else 'missing'}", **said)
 
 
 @check(after=test_sends_all_five, lane=LANE)
@@ -279,10 +285,8 @@ def test_expiry(lab):
     """Each of the five carries an expiry no longer than its period."""
     for zone in finished(lab):
         for task, period in PERIODS.items():
-            rows = [row for row in zone.simulation.sent if row.task == task]
-            rows = [row for row in rows if task != CLEANUP or days_of(row) != CUSTOM]
             # Half of them: what is sent just before a change may seem an hour longer.
-            lives = [row.life for row in rows]
+            lives = [row.life for row in zone.rows(task)]
             life = None if None in lives else statistics.median(lives)
             said = {"task": task.removeprefix(MODULE), "wanted": period, "seen": life}
             good = life is not None and 0 < life <= period + 1
@@ -310,7 +314,7 @@ class Stop:
         self.twin = lab.twin(f"stop-{name.lower()}")
         self.lab, self.second = lab, None
         leg = (self.at["begin"], self.at["end"])
-        self.first = Simulation(self.twin.place, [leg], add=add, end=number)
+        self.first = Simulation(self.twin, [leg], add=add, end=number)
         lab.adopt_child(self.first.child)
 
     def again(self):
@@ -319,7 +323,7 @@ class Stop:
             self.first.finish()
             self.twin.age(self.at["again"] - self.at["end"])
             leg = (self.at["again"], self.at["last"])
-            self.second = Simulation(self.twin.place, [leg])
+            self.second = Simulation(self.twin, [leg])
             self.lab.adopt_child(self.second.child)
         return self.second
 

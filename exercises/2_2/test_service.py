@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 from grader import beat, ops
 from grader.check import check, hint
 from grader.expect import fails_with
+from grader.simulation import Simulation
 
 MODULE = "scheduled_tasks."
 CLEANUP, ADD = MODULE + "cleanup_old_data", MODULE + "schedule_custom_task"
@@ -129,7 +130,7 @@ def test_dynamic_add(lab):
 
 
 class Quiet:
-    """A beat in a time of the lab's (grader/inside/beat.py) that has nothing to do but wait.
+    """A beat in a time of the lab's (grader/simulation.py) that has nothing to do but wait.
 
     Then two entries are added to it: one of every second, and one of a period that is no whole
     number.
@@ -142,8 +143,8 @@ class Quiet:
         self.often, self.seldom = CUSTOM, CUSTOM + 1
         infos = {self.often: 1, self.seldom: SELDOM}
         calls = [(ADD, (CLEANUP, {"every": every}, [days])) for days, every in infos.items()]
-        self.beat = beat.Simulation(
-            lab.twin("quiet").place, [leg], whole=[whole], add=calls, periods=(300, SELDOM)
+        self.beat = Simulation(
+            lab.twin("quiet"), [leg], whole=[whole], add=calls, periods=(300, SELDOM)
         )
         lab.adopt_child(self.beat.child)
 

@@ -13,10 +13,10 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from grader import beat, ops, sun
-from grader.beat import Simulation
 from grader.check import check, hint, named
 from grader.expect import fails_with
 from grader.extras import need
+from grader.simulation import Simulation
 
 MODULE = "scheduled_tasks."
 CLEANUP = MODULE + "cleanup_old_data"
@@ -188,14 +188,14 @@ def test_missed_runs(lab):
     twin = lab.twin("missed")
     end = evening + timedelta(minutes=30)
     leg = (evening.timestamp(), end.timestamp())
-    first = Simulation(twin.place, [leg], fine=[], add=calls, end=int(signal.SIGTERM))
+    first = Simulation(twin, [leg], fine=[], add=calls, end=int(signal.SIGTERM))
     lab.adopt_child(first.child)
     first.finish()
     for row in first.added:
         assert lab.fact("error" not in row, "policy_taken", seen=row.get("error"))
     twin.age((morning - end).total_seconds())
     leg = (morning.timestamp(), (morning + timedelta(hours=2)).timestamp())
-    second = Simulation(twin.place, [leg], fine=[])
+    second = Simulation(twin, [leg], fine=[])
     lab.adopt_child(second.child)
     second.finish()
 
@@ -223,7 +223,7 @@ class Sky:
         events = [at.timestamp() for days in self.rows for at in self.due(days)]
         fine = [(at + 30 * n, at + 30 * (n + 1)) for at in events for n in range(-14, 14)]
         calls = [(ADD, (CLEANUP, info, [days])) for days, info in self.rows.items()]
-        self.beat = Simulation(lab.twin("solar").place, [leg], fine=fine, add=calls)
+        self.beat = Simulation(lab.twin("solar"), [leg], fine=fine, add=calls)
         lab.adopt_child(self.beat.child)
 
     def due(self, days):

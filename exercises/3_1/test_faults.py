@@ -194,18 +194,20 @@ def test_transient_errors(lab):
     for route, silent in exhausted(lab).items():
         assert tries_enough(lab, works, silent, route), hint("count")
 
-    order = works.order()
-    works.shop.script("payment", "process", order.id, status(503), status(503))
-    mark = len(lab.history.messages)
-    with lab.tapped():
-        works.play([order])
+    # Three, one after the other: a machine that is busy for a moment blurs what is seen of one.
+    for order in (works.order() for _ in range(3)):
+        works.shop.script("payment", "process", order.id, status(503), status(503))
+        mark = len(lab.history.messages)
+        with lab.tapped():
+            works.play([order])
 
-    assert ends(lab, works, order, "completed"), hint("gives_up")
-    messages = lab.history.messages[mark:]
-    (least, most), (second, _) = planned_waits(works.seen("payment", "process", order), messages)
-    shown = f"{least:.2f} s, {second:.2f} s"
-    assert lab.fact(most >= 0.25 and least <= 2.5, "first_wait", seen=shown), hint("waits")
-    assert lab.fact(second > least + 0.1, "growing", seen=shown), hint("waits")
+        assert ends(lab, works, order, "completed"), hint("gives_up")
+        messages = lab.history.messages[mark:]
+        first, second = planned_waits(works.seen("payment", "process", order), messages)
+        shown = f"{sum(first) / 2:.2f} s, {sum(second) / 2:.2f} s"
+        near = first[1] >= 0.25 and first[0] <= 2.5
+        assert lab.fact(near, "first_wait", seen=shown), hint("waits")
+        assert lab.fact(second[1] > first[0] + 0.1, "growing", seen=shown), hint("waits")
 
 
 def planned_waits(tries, messages):

@@ -109,8 +109,8 @@ def test_large_reports(lab):
 @check(after=test_many_customers)
 def test_customers_are_remembered(lab):
     """A second enrich of a customer is ten times faster; at most 128 are kept, the newest too."""
-    module = bench.plant(lab)
-    process = alone(lab, "-I", module)
+    planted = bench.plant(lab)
+    process = alone(lab, "-I", planted.module)
 
     def cost(run, rows):
         """Return the milliseconds of processor time that each call took in the process."""
@@ -119,7 +119,7 @@ def test_customers_are_remembered(lab):
         return (gauge.processor(process) - before) * 1000 / len(rows)
 
     def echo(rows):
-        bench.run(lab, module, "echo", traffic.customer(rows[0]), times=len(rows))
+        bench.run(lab, planted, "echo", traffic.customer(rows[0]), times=len(rows))
 
     def enrich(rows):
         for call in lab.calls([("enrich", each) for each in rows], within=60):

@@ -48,13 +48,13 @@ class diagnosed(Expectation):
 @check
 def test_fragmentation(lab):
     """Challenge 1: diagnose tells a heap full of gaps from one full of what still lives."""
-    module = bench.plant(lab)
+    planted = bench.plant(lab)
 
     def says(wanted, *steps):
         """Take these steps one after the other, in a process that diagnoses itself after each."""
         for step, mib in steps:
             before = own_mib(process)
-            for call in bench.run(lab, module, step, mib):
+            for call in bench.run(lab, planted, step, mib):
                 if not call.reply:
                     raise RuntimeError(f"the planted task {step} did not run")
             if step != "pass_by" and own_mib(process) - before < 0.4 * mib:
@@ -65,13 +65,13 @@ def test_fragmentation(lab):
         said = {"steps": ", ".join(f"{step} {mib}" for step, mib in steps), "wanted": wanted}
         assert lab.fact(seen is wanted, "gaps", seen=seen, **said), hint(steps[-1][0])
 
-    process = alone(lab, "-I", module)
+    process = alone(lab, "-I", planted.module)
     says(False, ("pass_by", LARGE))
     says(True, ("crumble", LARGE))
-    process = alone(lab, "-I", module)
+    process = alone(lab, "-I", planted.module)
     says(False, ("pile", LARGE))
     # The gaps are taken again, and more.
-    process = alone(lab, "-I", module)
+    process = alone(lab, "-I", planted.module)
     says(False, ("crumble", 48), ("pile", LARGE))
 
 
@@ -218,13 +218,13 @@ def test_lasting_results(lab):
 @check
 def test_heap_is_shared(lab):
     """Challenge 3: a collection in a pool process copies nothing that the worker had loaded."""
-    module = bench.plant(lab)
+    planted = bench.plant(lab)
     own = []
     for objects in (0, PANTRY):
-        options = (*NO_RECYCLING, "-I", module)
+        options = (*NO_RECYCLING, "-I", planted.module)
         extra = {"SHOP_PANTRY": str(objects)}
         worker = lab.restart_worker(extra, concurrency=1, options=options)
-        bench.run(lab, module, "collect")
+        bench.run(lab, planted, "collect")
         lab.until(lambda worker=worker: worker.pool)
         own.append(sum(own_mib(child) for child in worker.pool))
     more = own[1] - own[0]

@@ -9,6 +9,7 @@ from grader.check import check, hint
 from grader.curve import sparkline
 from grader.expect import Expectation
 from grader.growth import alone
+from grader.history import HAIL
 from grader.words import Text
 
 LEAKS_KIB = (8, 64)
@@ -96,11 +97,11 @@ def diagnosis(lab, *args):
 @check
 def test_diagnosis(lab):
     """diagnose tells process, memory, open files, objects, allocations, and the collector."""
-    module = bench.plant(lab)
-    process = alone(lab, "-I", module)
+    planted = bench.plant(lab)
+    process = alone(lab, "-I", planted.module)
     seen = diagnosis(lab)
-    bench.run(lab, module, "open_files", 40)
-    bench.run(lab, module, "deliver", PARCELS)
+    bench.run(lab, planted, "open_files", 40)
+    bench.run(lab, planted, "deliver", PARCELS)
     few = diagnosis(lab, 3)
     pid = gauge.own_pid(process)
     assert lab.fact(seen["pid"] == pid, "diagnosis_pid", wanted=pid, seen=seen["pid"])
@@ -116,7 +117,7 @@ def test_diagnosis(lab):
     right = PARCELS <= parcels <= 1.1 * PARCELS
     assert lab.fact(right, "diagnosis_objects", wanted=PARCELS, seen=few["objects"])
     assert lab.fact(len(few["objects"]) == 3, "diagnosis_top", rows=len(few["objects"]))
-    limits = bench.run(lab, module, "thresholds")[0].reply.result
+    limits = bench.run(lab, planted, "thresholds")[0].reply.result
     other = any(told["gc"]["counts"] != limits for told in (seen, few))
     assert lab.fact(other, "diagnosis_counts", seen=limits), hint("counts")
 
@@ -124,18 +125,19 @@ def test_diagnosis(lab):
 @check
 def test_diagnosis_names_the_site(lab):
     """diagnose names the line of a planted leak, and tells what is new since the previous call."""
-    module = bench.plant(lab)
-    alone(lab, "-I", module)
+    planted = bench.plant(lab)
+    alone(lab, "-I", planted.module)
     # The first is not the previous one in the third round.
     for function, other in (("hold", "stash"), ("stash", "hold"), ("hold", "stash")):
-        bench.run(lab, module, function, HELD_KIB, times=HELD_TIMES)
+        bench.run(lab, planted, function, HELD_KIB, times=HELD_TIMES)
         call, seen = said_by_diagnose(lab)
         right = allocations(seen, float("inf"))  # how many there may be is no matter of this check
         assert lab.fact(right, "diagnosis_shape", call=call, seen=call.reply.result)
         found = seen["allocations"]
-        (mine, blocks), (not_mine, _) = at(found, module, function), at(found, module, other)
+        mine, blocks = at(found, planted.module, function)
+        not_mine, _ = at(found, planted.module, other)
         wanted = HELD_KIB * HELD_TIMES
-        said = {"wanted": wanted, "file": f"{module}.py", "seen": found[:4]}
+        said = {"wanted": wanted, "file": f"{planted.module}.py", "seen": found[:4]}
         right = 0.7 * wanted <= mine <= 1.5 * wanted
         assert lab.fact(right, "site_missing", **said), hint("not_named")
         assert lab.fact(not_mine < wanted / 4, "site_old", **said), hint("since_when")
@@ -156,7 +158,9 @@ def at(found, module, function):
 
 def measured(lab, place, task, *args, **options):
     """Return what debug_memory_leak says of a planted task; a wrong shape ends the check."""
-    answer = place.say(task, *args, **options)
+    before = place.driven(task)
+    with lab.tapped():
+        answer = place.say(task, *args, **options)
     said = {"task": task, "seconds": f"{bench.INSTRUMENT_SECONDS:g}"}
     assert lab.fact(answer, "instrument_silent", **said), hint("slow")
     seen = answer.value
@@ -165,6 +169,8 @@ def measured(lab, place, task, *args, **options):
     said |= {"args": args, "seen": answer.error or seen}
     mistake = "failing" if task == "hold_and_fail" and answer.error else "default"
     assert lab.fact(right, "instrument_shape", **said), hint(mistake)
+    driven, last = place.driven(task) - before, seen["samples"][-1]["task"]
+    assert lab.fact(driven >= 0.9 * last, "not_driven", task=task, wanted=last, seen=driven)
     return seen
 
 
@@ -255,8 +261,10 @@ def nobody_there(lab, place):
 
 
 def results(lab):
-    """Return the keys of the results in the backend."""
-    return set(lab.backend.keys(lab.publisher.result_key.replace("{}", "*")))
+    """Return the keys of the results in the backend, those of the lab's own questions apart."""
+    key, asked = lab.publisher.result_key, [m.id for m in lab.history.messages if m.task == HAIL]
+    own = {key.replace("{}", id).encode() for id in asked}
+    return set(lab.backend.keys(key.replace("{}", "*"))) - own
 
 
 def picture_problem(data):

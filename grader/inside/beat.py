@@ -1,22 +1,15 @@
-"""Runs the ordinary `celery beat` of a submission in a time of its own.
+"""Runs the ordinary `celery beat` of a submission in a time that the grader makes.
 
 usage: beat.py LIMITS PLAN
 
-The plan is a JSON object:
-    module   the submission's module
-    legs     pairs of epoch seconds: beat lives from the first to the second, then in the next leg
-    fine     pairs of epoch seconds between which every due instant counts; elsewhere full hours do
-    whole    pairs of epoch seconds between which beat wakes up as often as it asks to
-    add      calls [task, args] to make while it runs; they and what follows take real seconds
-    periods  seconds after a sending at which the same may be due again
-    pace     how much faster than a real clock, 0 for as fast as it goes
-    publish  false: what beat sends is only written down
-    end      the number of the signal that ends beat after the last leg, 0 for none
-
-One JSON object a line goes out for each thing that happens. Python's clock (time, datetime) moves
-only when beat sleeps, so a fortnight takes seconds. Most wake-ups are left out: where it is fine,
-those of a scheduler that looks for news every few seconds; elsewhere all but a few each hour. What
-was due in between is then late, what is due on the hour is not.
+The plan is a JSON object: the submission's `module`, and `begin`, the epoch second to begin with.
+One JSON object a line goes out for each thing that happens; before each sleep of beat's the grader
+is asked, and answers on standard input with one of
+    {"call": [task, args]}   call this task here and tell what it returned; another answer follows
+    {"wait": s, "to": at}    wait for so many real seconds, then it is that moment
+    {"end": number}          the time is over: end by that signal, by itself if it is 0
+How long beat lives, and what counts, only the grader knows. Python's clock (time, datetime) moves
+only when beat sleeps, so a fortnight takes seconds.
 """
 
 import importlib
@@ -26,15 +19,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TextIO
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import limits
 
-# What counts is due at a multiple of these seconds; where it is fine, also some after a sending.
-PERIOD, HOUR = 300.0, 3600.0
-POLL = 60.0  # who asks to sleep for less may be looking for news
-REAL = 6.0  # seconds at real speed after `add`: what was added must be in force by then
 MOMENT = 0.001  # that a look at the clock takes: in a clock that stands still nothing becomes due
 Say = Callable[[dict[str, Any]], None]
 
@@ -42,15 +31,11 @@ Say = Callable[[dict[str, Any]], None]
 class Clock:
     """Stands in for the module `time` in celery.beat."""
 
-    def __init__(self, plan: dict[str, Any], say: Say) -> None:
+    def __init__(self, module: str, begin: float, orders: TextIO, say: Say) -> None:
         import time_machine
 
-        self.plan, self.say, self.legs = plan, say, list(plan["legs"])
-        self.begin = self.legs[0][0]
-        self.travel = time_machine.travel(self.begin, tick=False).start()
-        self.real = REAL if plan["add"] else 0.0
-        self.marks: dict[Any, float] = {"": self.begin + PERIOD}
-        self.errors: dict[str, str] = {}
+        self.module, self.orders, self.say = module, orders, say
+        self.travel = time_machine.travel(begin, tick=False).start()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(time, name)
@@ -61,108 +46,67 @@ class Clock:
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        """Let the time pass; end beat when the last leg is over."""
-        if self.real > 0:
-            self.add()
-            if self.plan["add"]:  # not ready yet: asked again soon
-                seconds = min(seconds, 1.0)
-            # A beat that sleeps for longer than it has in real seconds is late all the same.
-            waited = min(seconds, self.real)
-            self.real -= waited
-            threading.Event().wait(waited)
-            if self.real <= 0:
-                self.give_up()
-        elif self.plan["pace"]:
-            threading.Event().wait(seconds / self.plan["pace"])
-        self.travel.shift(seconds)
-        if self.real <= 0:
-            self.skip(seconds)
-        if time.time() >= self.legs[0][1]:
-            self.next_leg()
+        """Let the time pass, as the grader says."""
+        self.say({"sleep": seconds, "at": time.time()})
+        order = self.next()
+        while "call" in order:
+            self.say({**self.call(*order["call"]), "at": time.time()})
+            order = self.next()
+        if "end" in order:
+            self.end(order["end"])
+        threading.Event().wait(order["wait"])
+        self.travel.move_to(order["to"])
 
-    def skip(self, asked: float) -> None:
-        """Go on to the next instant that counts, unless one has only just been.
+    def next(self) -> dict[str, Any]:
+        """Return the grader's next order; a grader that is gone wants no more."""
+        return dict(json.loads(self.orders.readline() or '{"end": 0}'))
 
-        Beat wakes up again shortly after an instant: what was due a moment later is not lost.
-        """
-        now, plan = time.time(), self.plan
-        if any(start <= now < end for start, end in plan["whole"]):
-            return
-        fine = any(start <= now < end for start, end in plan["fine"])
-        if fine and asked >= POLL:
-            return  # it knows when it is needed
-        step = PERIOD if fine else HOUR
-        starts = (start for start, _ in [*plan["fine"], *plan["whole"]])
-        marks = [now - now % step, now - now % step + step, *starts]
-        marks += self.marks.values() if fine else []
-        if not any(0 <= now - mark <= min(asked, POLL) + 0.5 for mark in marks):
-            left_out = min(mark for mark in marks if mark > now) - now
-            if plan["pace"]:
-                threading.Event().wait(left_out / plan["pace"])
-            self.travel.shift(left_out)
+    def call(self, task: str, args: list[Any]) -> dict[str, Any]:
+        """Call a task of the submission's; beat may not be ready for it yet."""
+        try:
+            # Not called directly: a task may want to know the id of its own call.
+            value = sys.modules[self.module].app.tasks[task].apply(args=args, throw=True).get()
+        except BaseException as error:
+            return {"called": task, "error": f"{type(error).__name__}: {error}"[:500]}
+        return {"called": task, "value": value}
 
-    def add(self) -> None:
-        """Make the plan's calls; one that fails is made again, for beat may not be ready yet."""
-        tasks = sys.modules[self.plan["module"]].app.tasks
-        for call in list(self.plan["add"]):
-            task, args = call
-            try:
-                # Not called directly: a task may want to know the id of its own call.
-                value = tasks[task].apply(args=args, throw=True).get()
-                self.say({"added": task, "value": value, "at": time.time()})
-            except BaseException as error:
-                self.errors[task] = f"{type(error).__name__}: {error}"[:500]
-            else:
-                self.plan["add"].remove(call)
-                self.real = REAL
-
-    def give_up(self) -> None:
-        """Tell of the calls that never went well."""
-        for task, _ in self.plan["add"]:
-            self.say({"added": task, "error": self.errors[task]})
-
-    def next_leg(self) -> None:
-        """Go to the next leg, or end."""
-        self.legs.pop(0)
-        if self.legs:
-            self.travel.move_to(self.legs[0][0])
-            return
-        self.say({"over": True})
-        if self.plan["end"]:
-            os.kill(os.getpid(), self.plan["end"])
+    def end(self, number: int) -> None:
+        """End beat."""
+        if number:
+            os.kill(os.getpid(), number)
         raise SystemExit(0)
 
 
-def recorder(clock: Clock, publish: Any) -> Callable[..., Any]:
+def recorder(say: Say, publish: Any) -> Callable[..., Any]:
     """Return what stands in for the function that publishes a task's message."""
 
     def record(producer: Any, name: str, message: Any, **options: Any) -> Any:
-        now, (args, kwargs, *_) = time.time(), message.body
-        for period in clock.plan["periods"]:
-            clock.marks[name, repr(args), period] = now + period
-        sent = {"sent": name, "at": now, "args": args, "kwargs": kwargs}
-        clock.say({**sent, "expires": message.headers.get("expires")})
-        return publish(producer, name, message, **options) if clock.plan["publish"] else None
+        (args, kwargs, *_), headers = message.body, message.headers
+        sent = {"sent": name, "at": time.time(), "args": args, "kwargs": kwargs}
+        say({**sent, "id": headers.get("id"), "expires": headers.get("expires")})
+        return publish(producer, name, message, **options)
 
     return record
 
 
 def main() -> None:
-    """Run beat to the end of the plan."""
+    """Run beat until the grader ends it."""
     limits.apply(sys.argv[1])
     limits.search_here()
     plan = json.loads(sys.argv[2])
+    orders = os.fdopen(os.dup(0), encoding="utf-8")
     lines = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 
     def say(what: dict[str, Any]) -> None:
         lines.write(json.dumps(what, default=repr) + "\n")
         lines.flush()
 
-    clock = Clock(plan, say)
+    clock = Clock(plan["module"], plan["begin"], orders, say)
     beat, amqp = map(importlib.import_module, ("celery.beat", "celery.app.amqp"))
     sender = amqp.AMQP._create_task_sender
-    amqp.AMQP._create_task_sender = lambda self: recorder(clock, sender(self))
+    amqp.AMQP._create_task_sender = lambda self: recorder(say, sender(self))
     vars(beat)["time"] = clock
     conf = importlib.import_module(plan["module"]).app.conf
     say({"timezone": str(conf.timezone), "enable_utc": bool(conf.enable_utc)})

@@ -1,8 +1,9 @@
 """Tasks with a known appetite, put beside a submission's own to see what its instruments say.
 
-The lab copies this file into the submission's folder under another name. A worker loads it by
-`--include`. A client process that imports it can start such a worker as its child, so that both see
-the same processes, and then call the submission's instrument.
+The lab writes this file into the submission's folder under another name, with the tasks' own names
+drawn anew, and with their numbers behind a mask. A worker loads it by `--include`. A client process
+that imports it can start such a worker as its child, so that both see the same processes, and then
+call the submission's instrument.
 """
 
 import gc
@@ -26,10 +27,16 @@ OPENED: list[BinaryIO] = []
 PARCELS: list[object] = []
 WORKERS: list[subprocess.Popen[bytes]] = []
 BOOT_SECONDS = 30
+MASK = 0
 # Objects that the collector knows, 470 bytes each, made before the worker forks. What a tuple holds
 # is one list, for a tuple without anything that the collector knows is dropped from its sight.
 SHELF: list[int] = []
 PANTRY = [(SHELF,) * 52 for _ in range(int(os.environ.get("SHOP_PANTRY", "0")))]
+
+
+def plain(masked: int) -> int:
+    """Return the number behind the mask."""
+    return masked ^ MASK
 
 
 class Parcel:
@@ -51,21 +58,21 @@ def echo(value: Any) -> Any:
 @shared_task
 def hold(kib: int) -> int:
     """Keep some memory for ever."""
-    KEPT.append(os.urandom(1024 * kib))  # the first site
+    KEPT.append(os.urandom(1024 * plain(kib)))  # the first site
     return len(KEPT)
 
 
 @shared_task
 def stash(kib: int) -> int:
     """Keep some memory for ever, at another place."""
-    OTHERS.append(os.urandom(1024 * kib))  # the second site
+    OTHERS.append(os.urandom(1024 * plain(kib)))  # the second site
     return len(OTHERS)
 
 
 @shared_task
 def hold_and_fail(kib: int) -> None:
     """Keep some memory for ever, and fail."""
-    KEPT.append(os.urandom(1024 * kib))
+    KEPT.append(os.urandom(1024 * plain(kib)))
     raise ValueError("planned")
 
 
@@ -75,6 +82,7 @@ def saw(kib: int, teeth: int = 10) -> int:
 
     It is mapped, not asked of malloc, which would keep what is freed for the next tooth.
     """
+    kib = plain(kib)
     if len(TOOTH) >= teeth:
         TOOTH.clear()
     pages = mmap.mmap(-1, 1024 * kib, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -87,21 +95,21 @@ def saw(kib: int, teeth: int = 10) -> int:
 def fill(kib: int, room: int = 90) -> int:
     """Fill a cache, which then stays as it is."""
     if len(FILLED) < room:
-        FILLED.append(os.urandom(1024 * kib))
+        FILLED.append(os.urandom(1024 * plain(kib)))
     return len(FILLED)
 
 
 @shared_task
 def pile(mib: int) -> int:
     """Keep much memory for ever, in pieces like those of `crumble`."""
-    KEPT.extend(os.urandom(1000) for _ in range(mib * 1048))
+    KEPT.extend(os.urandom(1000) for _ in range(plain(mib) * 1048))
     return len(KEPT)
 
 
 @shared_task
 def crumble(mib: int) -> int:
     """Take much memory in small pieces and give back three of four: no page becomes free."""
-    crumbs = [os.urandom(1000) for _ in range(mib * 1048)]
+    crumbs = [os.urandom(1000) for _ in range(plain(mib) * 1048)]
     KEPT.extend(crumbs[::4])
     return len(crumbs)
 
@@ -109,6 +117,7 @@ def crumble(mib: int) -> int:
 @shared_task
 def pass_by(mib: int) -> int:
     """Take much memory in one piece, which the allocator gives back to the system at once."""
+    mib = plain(mib)
     data = bytearray(mib * 1048576)
     data[::4096] = b"x" * (mib * 256)
     return len(data)
@@ -117,6 +126,7 @@ def pass_by(mib: int) -> int:
 @shared_task
 def open_files(number: int) -> int:
     """Open regular files, and leave them open."""
+    number = plain(number)
     OPENED.extend(open(__file__, "rb") for _ in range(number))  # noqa: SIM115 (they stay open)
     return len(OPENED)
 
@@ -124,7 +134,7 @@ def open_files(number: int) -> int:
 @shared_task
 def deliver(number: int) -> int:
     """Keep so many objects of a class of our own."""
-    PARCELS.extend(Parcel() for _ in range(number))
+    PARCELS.extend(Parcel() for _ in range(plain(number)))
     return len(PARCELS)
 
 
@@ -140,18 +150,18 @@ def collect() -> int:
     return gc.collect()
 
 
-def begin(*options: str) -> int:
-    """Start a worker of the submission with these tasks, and wait until it has run one."""
+def begin(task: str, *options: str) -> int:
+    """Start a worker of the submission with these tasks, and wait until it has run this one."""
     command = [sys.executable, "-m", "celery", "-A", "memory_debug:app", "worker", "-I", __name__]
     WORKERS.append(subprocess.Popen([*command, *options], stdout=2, start_new_session=True))
-    return int(app.send_task(f"{__name__}.idle").get(timeout=BOOT_SECONDS))
+    return int(app.send_task(task).get(timeout=BOOT_SECONDS))
 
 
-def warm_up(times: int) -> int:
-    """Have the worker run a task that does nothing, many times; return how often it did."""
+def warm_up(task: str, times: int) -> int:
+    """Have the worker run this task, which does nothing, many times; return how often it did."""
     done = 0
     while done < times:
-        results = [app.send_task(f"{__name__}.idle") for _ in range(100)]
+        results = [app.send_task(task) for _ in range(100)]
         for result in results:
             done += result.get(timeout=BOOT_SECONDS)
             result.forget()
@@ -167,8 +177,8 @@ def end() -> None:
 
 
 def instrument(task: str, args: list[Any], png: str | None = None, runs: int | None = None) -> Any:
-    """Return what the submission's instrument says of one of these tasks."""
+    """Return what the submission's instrument says of a task."""
     options: dict[str, Any] = {"png": png} if png else {}
     if runs:
         options["runs"] = runs
-    return memory_debug.debug_memory_leak(f"{__name__}.{task}", args=tuple(args), **options)
+    return memory_debug.debug_memory_leak(task, args=tuple(args), **options)

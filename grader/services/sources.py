@@ -71,6 +71,7 @@ class Pages:
         broken: the page that is answered with 500, None for none.
         held: the page that is held back until `release()` (or that never comes), None for none.
         slow: the page that is answered SLOW_SECONDS later each time, None for none.
+        bare: the page that holds no records, None for none.
     """
 
     records: Sequence[Record]
@@ -79,13 +80,14 @@ class Pages:
     broken: int | None = None
     held: int | None = None
     slow: int | None = None
+    bare: int | None = None
     _free: threading.Event = field(default_factory=threading.Event)
     _asked: float = 0.0
 
     @property
     def count(self) -> int:
         """How many pages there are; an empty source has one."""
-        return max(1, math.ceil(len(self.records) / self.size))
+        return max(1, math.ceil(len(self.records) / self.size)) + (self.bare is not None)
 
     def release(self) -> float:
         """Let the page that is held back go, and every later request for it.
@@ -113,7 +115,9 @@ class Pages:
         return hold(step, self._free.is_set)
 
     def _page(self, number: int) -> dict[str, Any]:
-        chosen = self.records[(number - 1) * self.size : number * self.size]
+        place = number - 1 - (self.bare is not None and number > self.bare)
+        size = 0 if number == self.bare else self.size
+        chosen = self.records[place * self.size : place * self.size + size]
         rows = [dict(zip(("id", "value"), record, strict=True)) for record in chosen]
         rows = [{key: value for key, value in row.items() if value is not ...} for row in rows]
         return {"records": rows, "next": number + 1 if number < self.count else None}

@@ -74,7 +74,7 @@ class Fetch(Asking):
 
     def asked(self, header):
         try:
-            return int(header)
+            return max(0, int(header))
         except ValueError:
             pass
         try:

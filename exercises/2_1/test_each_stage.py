@@ -56,7 +56,7 @@ def test_reads_every_source(lab):
 
 @check(after=test_reads_every_source)
 def test_reads_unusual_sources(lab):
-    """A byte order mark, a query, a full, a bare and a slow page, many pages: nothing is lost."""
+    """A byte order mark, a query, a full, an empty and a slow page, many pages: all is read."""
     works = works_of(lab)
     slow, _ = works.api(slow=2)
     sources = [

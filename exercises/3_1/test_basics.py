@@ -145,11 +145,11 @@ def priced(works, amount):
 
 
 def odd_amount(rng):
-    """Return an amount of cents that is no whole number when it is multiplied by 100."""
+    """Return an amount of cents that is less than a whole number when it is multiplied by 100."""
     return next(
         cents / 100
         for cents in iter(lambda: rng.randint(1001, 99999), None)
-        if cents / 100 * 100 != cents
+        if cents / 100 * 100 < cents
     )
 
 

@@ -8,6 +8,8 @@ from grader.orders import LONGEST, STALL_SECONDS
 from grader.schedule import BACKWARD, FORWARD, draw, shrink, text
 from grader.services.shop.trouble import kill, status
 
+CONFIRMATION = ("notification", "send")
+
 
 @check(after=(named("lost_charge_answer"), named("order_sent_again")), lane="kills")
 def test_killed_children(lab):
@@ -16,17 +18,21 @@ def test_killed_children(lab):
     # A client that waits long enough to be found, however busy the machine is.
     worker = lab.restart_worker({"SERVICE_TIMEOUT": "30"})
     worker.processes(1)  # a pool of threads has no child to kill
-    # Each service's requests on the way forward, and those back.
-    orders = {place: works.order() for place in (*FORWARD, *BACKWARD)}
-    for place, order in orders.items():
-        works.shop.script(*place, works.subject(order, *place), kill())
+    # Each service's requests on the way forward, and those back: after the work, or, where nothing
+    # follows that would miss it, before.
+    kills = [(place, True) for place in (*FORWARD, *BACKWARD)]
+    kills += [(place, False) for place in (CONFIRMATION, *BACKWARD)]
+    orders = [(place, works.order()) for place, _ in kills]
+    for (place, order), (_, done) in zip(orders, kills, strict=True):
+        works.shop.script(*place, works.subject(order, *place), kill(works=done))
         if place in BACKWARD:
             works.shop.script("order", "create", order.id, *[status(422)] * MOST_TRIES)
 
-    works.play(list(orders.values()), cap=2 * LONGEST)  # so many killed take long on a busy machine
+    # So many killed take long on a busy machine.
+    works.play([order for _, order in orders], cap=2 * LONGEST)
 
     works.killed()
-    for place, order in orders.items():
+    for place, order in orders:
         assert ends(lab, works, order, "failed" if place in BACKWARD else "completed")
 
 

@@ -82,8 +82,8 @@ def verify(
     Args:
         brokers: the brokers at hand; solutions are graded on all of them.
         full: everything on every broker, and every criterion of every wrong answer.
-        sample: of each exercise the starter, one right answer, a wrong one for each of six
-            criteria, and the solution's bonus criteria on one broker, drawn by the seed.
+        sample: of each exercise the starter, one right answer, and a wrong one for each of six
+            criteria, drawn by the seed; `lab grade solutions` tries the solutions whole.
         ids: exercises to verify, all by default.
     """
     exercises = [find(id) for id in ids] or [find(folder.name) for folder in folders()]
@@ -133,12 +133,10 @@ def tasks_of(
     some = mine if full else mine[:1]
     id = exercise.id
     right, wrong = cases(RIGHT / id), cases(WRONG / id)
-    shown: tuple[str, ...] = ()
     if draw:
         right, wrong = draw.sample(right, min(1, len(right))), sampled(wrong, exercise, draw)
-        shown = tuple(c.id for c in exercise.criteria if c.bonus)
-        mine = tuple(draw.sample(mine, min(1, len(mine))))
-    yield Task(f"solutions/{id}", exercise, SOLUTIONS / id, mine, shown, shines)
+    else:
+        yield Task(f"solutions/{id}", exercise, SOLUTIONS / id, mine, (), shines)
     for path in right:
         whole = laid(path, case_of(path), scratch / "right" / id / path.name)
         core = () if full else tuple(c.id for c in exercise.criteria if not c.bonus)

@@ -36,7 +36,7 @@ from grader.verdict import Verdict
 SEED = 20_240_229
 KNOWN_SEED = 4242  # of tests/attacks/knows_a_seed
 # What an attack meets is the same everywhere, so the quick exercises have more of them.
-SHARES = {"1_1": 3, "1_2": 4}
+SHARES = {"1_1": 6, "1_2": 9}
 # Loaded when this file is collected: each exercise is a row of tests.
 EXERCISES = [find(folder.name) for folder in folders()]
 ATTACKS = {attack.id: attack for attack in attacks()}

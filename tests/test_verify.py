@@ -49,8 +49,8 @@ def test_a_seed_repeats_its_sample_and_others_draw_others():
     assert max(len(sample) for sample in drawn) < len(wrong)
 
 
-def test_a_sample_has_the_starter_the_challenges_and_one_right_answer(tmp_path):
-    """Beside wrong answers: the starter, one right answer, the bonus criteria of the solution."""
+def test_a_sample_has_the_starter_and_one_right_answer(tmp_path):
+    """Beside wrong answers: the starter and one right answer; solutions are graded elsewhere."""
     exercise = find("1_2")
 
     tasks = {
@@ -58,6 +58,6 @@ def test_a_sample_has_the_starter_the_challenges_and_one_right_answer(tmp_path):
         for task in tasks_of(exercise, ("redis",), False, tmp_path, random.Random(1))
     }
 
-    assert tasks["solutions/1_2"].only == tuple(c.id for c in exercise.criteria if c.bonus)
+    assert "solutions/1_2" not in tasks
     assert sum(name.startswith("right/") for name in tasks) == 1
     assert "exercises/1_2" in tasks

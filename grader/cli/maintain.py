@@ -53,7 +53,11 @@ def _lay(ids: tuple[str, ...], to: Path) -> None:
 @click.command("verify")
 @click.argument("ids", nargs=-1, metavar="[ID ...]")
 @click.option("--full", is_flag=True, help="Everything on every broker, every criterion.")
-@click.option("--sample", is_flag=True, help="Six wrong answers an exercise, drawn by the seed.")
+@click.option(
+    "--sample",
+    is_flag=True,
+    help="A sample of each exercise, without its solution, drawn by the seed.",
+)
 @click.option("--attacks", is_flag=True, help="The published suite of attacks, nothing else.")
 @click.option(
     "--lay",

@@ -12,7 +12,9 @@ Everything is read from the services' ledger and the workers' events.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +61,7 @@ class Orders:
         self._subjects: set[str] = lab.once("subjects", set)
         self._known: dict[Worker, psutil.Process] = {}
         self._asked_elsewhere = False
+        self._killing: dict[int, threading.Lock] = defaultdict(threading.Lock)
 
     # Making and sending
 
@@ -246,7 +249,14 @@ class Orders:
             raise LabFault("kill_missed", place=place)
 
     def _kill(self, port: int, client: int) -> bool:
-        """Kill the pool's child that has a request at this port; called on a service's thread."""
+        """Kill the pool's child that has a request at this port; called on a service's thread.
+
+        One after the other: two who look at the same moment find the same child.
+        """
+        with self._killing[port]:
+            return self._kill_holder(port, client)
+
+    def _kill_holder(self, port: int, client: int) -> bool:
         from grader.faults import kill_child
 
         before: list[tuple[psutil.Process, psutil.Process]] = []

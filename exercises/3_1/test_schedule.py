@@ -18,22 +18,28 @@ def test_killed_children(lab):
     # A client that waits long enough to be found, however busy the machine is.
     worker = lab.restart_worker({"SERVICE_TIMEOUT": "30"})
     worker.processes(1)  # a pool of threads has no child to kill
-    # Each service's requests on the way forward, and those back: after the work, or, where nothing
-    # follows that would miss it, before.
-    kills = [(place, True) for place in (*FORWARD, *BACKWARD)]
-    kills += [(place, False) for place in (CONFIRMATION, *BACKWARD)]
-    orders = [(place, works.order()) for place, _ in kills]
-    for (place, order), (_, done) in zip(orders, kills, strict=True):
-        works.shop.script(*place, works.subject(order, *place), kill(works=done))
-        if place in BACKWARD:
-            works.shop.script("order", "create", order.id, *[status(422)] * MOST_TRIES)
-
-    # So many killed take long on a busy machine.
-    works.play([order for _, order in orders], cap=2 * LONGEST)
-
+    # Each service's requests on the way forward, and those back.
+    orders = {place: killed_at(works, place, kill()) for place in (*FORWARD, *BACKWARD)}
+    works.play(list(orders.values()), cap=2 * LONGEST)  # so many killed take long on a busy machine
     works.killed()
-    for place, order in orders:
+    for place, order in orders.items():
         assert ends(lab, works, order, "failed" if place in BACKWARD else "completed")
+
+    # Where nothing follows that would miss it, before the work: alone, lest another child is hit.
+    for place in (CONFIRMATION, *BACKWARD):
+        lost = killed_at(works, place, kill(works=False))
+        works.play([lost])
+        works.killed()
+        assert ends(lab, works, lost, "failed" if place in BACKWARD else "completed")
+
+
+def killed_at(works, place, fault):
+    """Return an order whose request at this place is its sender's last."""
+    order = works.order()
+    works.shop.script(*place, works.subject(order, *place), fault)
+    if place in BACKWARD:
+        works.shop.script("order", "create", order.id, *[status(422)] * MOST_TRIES)
+    return order
 
 
 @check(

@@ -45,7 +45,7 @@ LONGEST = 120.0
 LONGEST_OF_ALL = 480.0
 LOOK_SECONDS = 0.05
 ENDED = {"task-succeeded", "task-failed", "task-revoked"}
-HOLDER_SECONDS = 40.0
+HOLDER_SECONDS = 20.0
 
 
 class Orders:
